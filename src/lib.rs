@@ -1,0 +1,3 @@
+//! exuvia: see `ARCHITECTURE.md`.
+
+pub mod restart;

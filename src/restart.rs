@@ -1,0 +1,5 @@
+//! The graceful-restart core.
+
+mod address;
+
+pub use address::{ListenAddr, ParseAddrError};
