@@ -86,7 +86,9 @@ mod tests {
     #[test]
     fn refuses_what_cannot_be_bound() {
         let long = format!("unix:/{}", "x".repeat(UNIX_PATH_MAX));
-        for text in ["", "8080", "localhost:80", "unix:", "unix:relative", "127.0.0.1", "127.0.0.1:65536", &long] {
+        for text in
+            ["", "8080", "localhost:80", "unix:", "unix:relative", "127.0.0.1", "127.0.0.1:65536", &long]
+        {
             assert_eq!(text.parse::<ListenAddr>(), Err(ParseAddrError), "{text}");
         }
     }

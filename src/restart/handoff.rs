@@ -1,0 +1,297 @@
+//! The channel between two generations: versioned messages, and descriptors.
+//!
+//! A `SOCK_SEQPACKET` pair: one message a packet, in JSON. It stays open for the life of both ends, so
+//! that end-of-file *is* the other's death. Old and new may differ in version, so the rules are:
+//!
+//! * an unknown field is ignored, a missing one has its default;
+//! * an unknown *kind* of message is ignored, but for the first, the [`Offer`];
+//! * [`VERSION`] changes only when these rules cannot hold; then both sides refuse, and say so. The shape
+//!   of [`Message::Failed`] never changes, so that this much is always understood.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+use super::error::Error;
+use super::state::{Failure, Phase, Stop};
+use super::sys;
+use super::tracker::KindStatus;
+
+/// The version of the protocol.
+pub(crate) const VERSION: u32 = 1;
+
+/// The largest message, in bytes; well below the default of `net.core.wmem_default`.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// The most descriptors in a message: the kernel's own limit (unix(7), `SCM_MAX_FD`), so none gets lost.
+const MAX_DESCRIPTORS: usize = 253;
+
+/// What generations say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// Parent → child, once, before the child runs. With it go the parent's standard error, the parent's
+    /// pidfd, and for each entry of `others` its channel and its pidfd.
+    Offer(Box<Offer>),
+    /// Child → parent: it accepts.
+    Ready(Ready),
+    /// Child → parent: it cannot go on.
+    Failed(Failure),
+    /// Parent → child: become the owner.
+    Commit,
+    /// Child → parent: it is the owner.
+    Owner,
+    /// Parent → child: its traffic is taken back.
+    Rollback,
+    /// To a child, or from the owner to a generation that drains.
+    Stop { how: Stop },
+    /// From the owner to a generation that drains.
+    StatusRequest,
+    /// The answer.
+    Status(PeerStatus),
+    /// What a later version may say.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a child must know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Offer {
+    /// The child's generation.
+    pub(crate) generation: u32,
+    /// The file that the child was started from, as given and absolute.
+    pub(crate) executable: std::ffi::OsString,
+    /// Who makes the offer.
+    pub(crate) parent: Introduction,
+    /// The generations that drain and that the owner looks after.
+    pub(crate) others: Vec<Introduction>,
+}
+
+/// A generation, as another needs to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Introduction {
+    pub(crate) generation: u32,
+    pub(crate) pid: i32,
+    pub(crate) version: String,
+    /// When it was started, in milliseconds since the Unix epoch.
+    pub(crate) started_ms: u64,
+    /// How long it may drain from now, or once it begins to, in milliseconds.
+    pub(crate) drain_timeout_ms: u64,
+}
+
+/// What a child says of itself when it accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ready {
+    pub(crate) version: String,
+    /// The parent's listeners that the child serves too, by the parent's names. The others are the
+    /// parent's to empty.
+    pub(crate) adopted: Vec<String>,
+    /// How long the child's connections may take to finish if it is rolled back, in milliseconds.
+    pub(crate) drain_timeout_ms: u64,
+}
+
+/// What a generation that drains says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerStatus {
+    pub(crate) phase: Phase,
+    #[serde(default)]
+    pub(crate) connections: Vec<KindStatus>,
+    /// Until it is cut, in milliseconds.
+    #[serde(default)]
+    pub(crate) left_ms: Option<u64>,
+}
+
+/// A message and the descriptors that came with it.
+pub(crate) type Packet = (Message, Vec<OwnedFd>);
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    exuvia: u32,
+    #[serde(flatten)]
+    message: T,
+}
+
+fn encode(message: &Message) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(&Envelope { exuvia: VERSION, message })?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+    }
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Message, Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        exuvia: u32,
+    }
+    let garbled = |error| Error::Handoff(format!("the other side sent what is not a message: {error}"));
+    let Version { exuvia } = serde_json::from_slice(bytes).map_err(garbled)?;
+    let message = serde_json::from_slice::<Envelope<Message>>(bytes).map(|envelope| envelope.message);
+    match (exuvia, message) {
+        (VERSION, message) => message.map_err(garbled),
+        (_, Ok(failed @ Message::Failed(_))) => Ok(failed),
+        _ => Err(Error::Handoff(format!(
+            "the other side speaks version {exuvia} of the hand-off, this program speaks version {VERSION}; \
+             stop the one and start the other"
+        ))),
+    }
+}
+
+/// One end of a channel, outside any runtime.
+#[derive(Debug)]
+pub(crate) struct End(OwnedFd);
+
+impl End {
+    /// Both ends of a new channel.
+    pub(crate) fn pair() -> io::Result<(End, End)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok((End(ours), End(theirs)))
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<End> {
+        self.0.try_clone().map(End)
+    }
+
+    /// Sends without waiting: a peer that has not read for so long that the socket is full is as good as
+    /// dead, and told so by the error.
+    pub(crate) fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = encode(message)?;
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
+    }
+
+    /// Receives what is there; `None` at end-of-file. The outer error is the socket's (EAGAIN included),
+    /// the inner one the message's.
+    pub(crate) fn try_receive(&self) -> io::Result<Option<Result<Packet, Error>>> {
+        let mut bytes = vec![0; MAX_MESSAGE];
+        let received = sys::receive(self.0.as_fd(), &mut bytes, MAX_DESCRIPTORS)?;
+        if received.length == 0 {
+            return Ok(None);
+        }
+        if received.truncated {
+            return Ok(Some(Err(Error::Handoff("the other side sent more than a message may hold".into()))));
+        }
+        Ok(Some(decode(&bytes[..received.length]).map(|message| (message, received.descriptors))))
+    }
+}
+
+impl From<OwnedFd> for End {
+    fn from(socket: OwnedFd) -> End {
+        End(socket)
+    }
+}
+
+impl AsRawFd for End {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// One end of a channel, within a runtime.
+#[derive(Debug)]
+pub(crate) struct Channel(AsyncFd<End>);
+
+impl Channel {
+    pub(crate) fn new(end: End) -> io::Result<Channel> {
+        // A descriptor that came from elsewhere may block.
+        socket2::SockRef::from(&end).set_nonblocking(true)?;
+        AsyncFd::with_interest(end, tokio::io::Interest::READABLE).map(Channel)
+    }
+
+    pub(crate) fn end(&self) -> &End {
+        self.0.get_ref()
+    }
+
+    /// The next message; `None` when the other side is gone. Cancel-safe.
+    pub(crate) async fn receive(&self) -> Option<Result<Packet, Error>> {
+        loop {
+            let mut ready = match self.0.readable().await {
+                Ok(ready) => ready,
+                Err(error) => {
+                    return Some(Err(Error::System { what: "watch the hand-off channel", cause: error }));
+                }
+            };
+            match ready.try_io(|end| end.get_ref().try_receive()) {
+                Ok(Ok(packet)) => return packet,
+                // A peer that was killed with something unread resets the connection: dead all the same.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Ok(Err(error)) => {
+                    return Some(Err(Error::System { what: "read from the hand-off channel", cause: error }));
+                }
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A duration as the messages have it.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer() -> Message {
+        let offer = Offer { generation: 2, executable: "/opt/exuvia".into(), ..Offer::default() };
+        Message::Offer(Box::new(offer))
+    }
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors() {
+        let (ours, theirs) = End::pair().unwrap();
+        let (extra, _other) = End::pair().unwrap();
+        ours.send(&offer(), &[extra.as_fd()]).unwrap();
+        let (message, descriptors) = theirs.try_receive().unwrap().unwrap().unwrap();
+        assert_eq!(message, offer());
+        assert_eq!(descriptors.len(), 1);
+        let error = theirs.try_receive().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        assert!(theirs.try_receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_ignored() {
+        let more = br#"{"exuvia":1,"kind":"ready","version":"9.9","adopted":["web"],"moon":"full"}"#;
+        let Ok(Message::Ready(ready)) = decode(more) else { panic!("not understood") };
+        assert_eq!((ready.version.as_str(), ready.drain_timeout_ms), ("9.9", 0));
+        assert_eq!(decode(br#"{"exuvia":1,"kind":"sing","tune":3}"#).unwrap(), Message::Unknown);
+    }
+
+    #[test]
+    fn another_version_is_refused_but_its_failure_is_heard() {
+        let error = decode(br#"{"exuvia":7,"kind":"ready"}"#).unwrap_err().to_string();
+        assert!(error.contains("version 7") && error.contains("version 1"), "{error}");
+        let failed = decode(br#"{"exuvia":7,"kind":"failed","step":"handoff","message":"no"}"#).unwrap();
+        assert_eq!(failed, Message::Failed(Failure::new("handoff", "no")));
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_the_next_message_is_read() {
+        let (ours, theirs) = End::pair().unwrap();
+        nix::unistd::write(&ours, b"\xff\x00 not json").unwrap();
+        nix::unistd::write(&ours, &vec![b'x'; MAX_MESSAGE + 1]).unwrap();
+        ours.send(&Message::Owner, &[]).unwrap();
+        assert!(theirs.try_receive().unwrap().unwrap().is_err());
+        assert!(theirs.try_receive().unwrap().unwrap().is_err());
+        assert_eq!(theirs.try_receive().unwrap().unwrap().unwrap().0, Message::Owner);
+    }
+}

@@ -1,0 +1,275 @@
+//! Name → group of listening sockets: adopted from a predecessor or a service manager, or bound.
+//!
+//! Invariant: a socket that was inherited for a listener of this process stays open, and in some worker's
+//! accept loop, for as long as the listener is configured. Closing one socket of an `SO_REUSEPORT` group
+//! would reset what waits in its queue.
+
+use std::collections::HashSet;
+use std::fs::{File, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::fcntl::{Flock, FlockArg};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::accept::{Audience, Listener};
+use super::address::ListenAddr;
+use super::error::Error;
+
+/// How a listener is bound when there is nothing to adopt.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Sockets in the group: as many as there are workers, so that accepts need no lock. A Unix socket
+    /// has no `SO_REUSEPORT` and is always one.
+    pub sockets: usize,
+    /// The length of each accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`.
+    pub backlog: u32,
+    /// The permissions of a Unix socket.
+    pub unix_mode: u32,
+    /// Who accepts while two generations live.
+    pub audience: Audience,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions { sockets: 1, backlog: 4096, unix_mode: 0o666, audience: Audience::Public }
+    }
+}
+
+/// A listening socket that came from outside.
+#[derive(Debug)]
+pub(crate) struct InheritedSocket {
+    pub(crate) name: String,
+    pub(crate) address: ListenAddr,
+    pub(crate) socket: OwnedFd,
+}
+
+/// The listeners of a process.
+#[derive(Debug)]
+pub struct Listeners {
+    inherited: Vec<InheritedSocket>,
+    /// Whether the sockets come from a predecessor of ours; otherwise from a service manager.
+    from_predecessor: bool,
+    groups: Vec<Group>,
+}
+
+/// The sockets of one listener.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: ListenAddr,
+    pub(crate) audience: Audience,
+    pub(crate) sockets: Vec<OwnedFd>,
+    /// The name under which the predecessor knows it; `None` if it was bound by this process.
+    pub(crate) adopted_as: Option<String>,
+}
+
+impl Listeners {
+    pub(crate) fn new(inherited: Vec<InheritedSocket>, from_predecessor: bool) -> Self {
+        Listeners { inherited, from_predecessor, groups: Vec::new() }
+    }
+
+    /// Opens the listener `name` at `wanted`: adopts the sockets that were inherited for it, or binds new
+    /// ones. Returns the address that it has, where port 0 is now the kernel's choice.
+    pub fn open(
+        &mut self,
+        name: &str,
+        wanted: &ListenAddr,
+        options: &ListenOptions,
+    ) -> Result<ListenAddr, Error> {
+        if self.groups.iter().any(|group| &*group.name == name) {
+            return Err(Error::DuplicateListener(name.to_owned()));
+        }
+        let group = match self.adopt(name, wanted, options)? {
+            Some(group) => group,
+            None => self.bind(name, wanted, options)?,
+        };
+        let address = group.address.clone();
+        self.groups.push(group);
+        Ok(address)
+    }
+
+    /// The listeners that were opened, with their addresses, in that order.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, &ListenAddr)> {
+        self.groups.iter().map(|group| (&*group.name, &group.address))
+    }
+
+    /// The sockets that `worker` of `workers` serves. With fewer workers than sockets a worker serves
+    /// several; with more, some share one. Listeners for the owner are not among them.
+    pub fn share(&self, worker: usize, workers: usize) -> Result<Vec<Listener>, Error> {
+        let mut share = Vec::new();
+        for group in self.groups.iter().filter(|group| group.audience == Audience::Public) {
+            let mine = (0..group.sockets.len().max(workers)).filter(|i| i % workers == worker);
+            let sockets: HashSet<usize> = mine.map(|i| i % group.sockets.len()).collect();
+            for i in sockets {
+                share.push(group.listener(i)?);
+            }
+        }
+        Ok(share)
+    }
+
+    /// One listener by its name, with all its sockets, for the one thread that serves it.
+    pub fn take(&self, name: &str) -> Result<Vec<Listener>, Error> {
+        let Some(group) = self.groups.iter().find(|group| &*group.name == name) else {
+            return Ok(Vec::new());
+        };
+        (0..group.sockets.len()).map(|i| group.listener(i)).collect()
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Closes what was inherited and is not configured, and returns the names of that.
+    pub(crate) fn close_unclaimed(&mut self) -> Vec<(String, ListenAddr)> {
+        self.inherited.drain(..).map(|socket| (socket.name, socket.address)).collect()
+    }
+
+    fn adopt(
+        &mut self,
+        name: &str,
+        wanted: &ListenAddr,
+        options: &ListenOptions,
+    ) -> Result<Option<Group>, Error> {
+        let fits = |socket: &&InheritedSocket| wanted.is_satisfied_by(&socket.address);
+        // By name first: with port 0 several may fit. A listener that was renamed keeps its sockets.
+        let found = self.inherited.iter().filter(|socket| socket.name == name).find(fits);
+        let Some(found) = found.or_else(|| self.inherited.iter().find(fits)) else {
+            let passed = self.inherited.iter().find(|socket| socket.name == name && !self.from_predecessor);
+            return match passed {
+                Some(passed) => Err(Error::WrongSocket {
+                    name: name.to_owned(),
+                    bound: passed.address.clone(),
+                    wanted: wanted.clone(),
+                }),
+                None => Ok(None),
+            };
+        };
+        let (old_name, address) = (found.name.clone(), found.address.clone());
+        let is_of_group = |socket: &mut InheritedSocket| socket.name == old_name && socket.address == address;
+        let sockets = self.inherited.extract_if(.., is_of_group).map(|socket| socket.socket).collect();
+        Ok(Some(Group {
+            name: name.into(),
+            address,
+            audience: options.audience,
+            sockets,
+            adopted_as: Some(old_name),
+        }))
+    }
+
+    fn bind(&self, name: &str, wanted: &ListenAddr, options: &ListenOptions) -> Result<Group, Error> {
+        let bound = match wanted {
+            ListenAddr::Tcp(address) => self.bind_tcp(*address, options),
+            ListenAddr::Unix(path) => bind_unix(path, options).map(|socket| (wanted.clone(), vec![socket])),
+        };
+        let (address, sockets) =
+            bound.map_err(|cause| Error::Listen { name: name.to_owned(), address: wanted.clone(), cause })?;
+        Ok(Group { name: name.into(), address, audience: options.audience, sockets, adopted_as: None })
+    }
+
+    fn bind_tcp(
+        &self,
+        wanted: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<(ListenAddr, Vec<OwnedFd>)> {
+        // With SO_REUSEPORT a bind succeeds beside any other process of the same user that has set it too,
+        // and the two would share the port unawares. A bind without it tells, unless the port is ours.
+        let ours = self.inherited.iter().map(|socket| &socket.address);
+        let ours = ours.chain(self.groups.iter().map(|group| &group.address));
+        let is_same_port =
+            |address: &ListenAddr| matches!(address, ListenAddr::Tcp(have) if have.port() == wanted.port());
+        if wanted.port() != 0 && !ours.into_iter().any(is_same_port) {
+            tcp_socket(wanted, false, options)?;
+        }
+
+        let first = tcp_socket(wanted, true, options)?;
+        let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        let mut sockets = vec![first.into()];
+        while sockets.len() < options.sockets {
+            sockets.push(tcp_socket(address, true, options)?.into());
+        }
+        Ok((ListenAddr::Tcp(address), sockets))
+    }
+}
+
+impl Group {
+    fn listener(&self, i: usize) -> Result<Listener, Error> {
+        let socket = self.sockets[i].try_clone().map_err(Error::system("duplicate a listening socket"))?;
+        Ok(Listener {
+            name: self.name.clone(),
+            address: self.address.clone(),
+            audience: self.audience,
+            socket,
+        })
+    }
+}
+
+fn tcp_socket(address: SocketAddr, reuse_port: bool, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        // `[::]:80` is IPv6 alone, so that it can stand beside `0.0.0.0:80`.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
+    // Two processes that both find a dead socket must not remove each other's new one.
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let _lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))?;
+
+    remove_dead_socket(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    // On the socket before it is bound: there is no instant at which the file is wider open than it should
+    // be. After: wider than the umask would have it.
+    nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(options.unix_mode))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, Permissions::from_mode(options.unix_mode))?;
+    socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Removes the socket that a process left behind when it was killed; an error if one listens there.
+fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file there is not a socket")),
+    }
+    // Without blocking: a queue that is full would hold this process, and says that someone listens.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(()) => Err(io::Error::new(io::ErrorKind::AddrInUse, "a process listens there")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "a process listens there, and its queue is full"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The address of a listening stream socket that came from outside.
+pub(crate) fn inspect(socket: &OwnedFd) -> io::Result<ListenAddr> {
+    let socket = socket2::SockRef::from(socket);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let address = socket.local_addr()?;
+    if let Some(address) = address.as_socket() {
+        return Ok(ListenAddr::Tcp(address));
+    }
+    match address.as_pathname() {
+        Some(path) => Ok(ListenAddr::Unix(path.to_path_buf())),
+        None => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket with a path")),
+    }
+}

@@ -1,0 +1,315 @@
+//! What the safe crates do not offer: all `unsafe` of the project, each with its reason.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use super::error::Error;
+
+nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
+
+/// How many bytes have arrived on a socket that nobody has read.
+pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the length of the borrow, and FIONREAD writes one int to where
+    // `count` lives (ioctl_tty(2), tcp(7), unix(7)).
+    unsafe { fionread(socket.as_raw_fd(), &raw mut count) }?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Makes the kernel drop every SYN that arrives at a listening TCP socket, as if it were lost on the way;
+/// handshakes that have begun go on.
+pub(crate) fn drop_syn(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const SYN: u32 = 0x02;
+    /// Where the flags stand in a TCP header (RFC 9293 §3.1); a filter on a TCP socket sees it from there.
+    const FLAGS: u32 = 13;
+    let op = |code: u32, jt, jf, k| socket2::SockFilter::new(code as u16, jt, jf, k);
+    let filter = [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, SYN),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    socket2::SockRef::from(&socket).attach_filter(&filter)
+}
+
+/// Takes the descriptors from 3 up into ownership, `count` of them, close-on-exec from now on.
+///
+/// They are those that `LISTEN_FDS` names, given by the parent to this process alone (sd_listen_fds(3)).
+/// An error on the second call, when the numbers could mean anything, and if one of them is not open.
+pub(crate) fn adopt_inherited(count: RawFd) -> io::Result<Vec<OwnedFd>> {
+    /// Whether the descriptors have found their owner: it must not be two.
+    static ADOPTED: AtomicBool = AtomicBool::new(false);
+    const FIRST: RawFd = 3;
+
+    if ADOPTED.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::other("the inherited descriptors were taken before"));
+    }
+    let adopt = |fd| {
+        // SAFETY: fcntl on a number that is not open fails with EBADF and does nothing else.
+        Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+        // SAFETY: it is open, as the call above has shown; it is this process's by the protocol, and no
+        // other part of it has taken it, as the flag shows.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    (FIRST..FIRST + count).map(adopt).collect()
+}
+
+/// The number of threads of this process.
+pub(crate) fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Removes a variable from the environment; an error if any other thread could be reading it.
+pub(crate) fn remove_variables(names: &[&str]) -> Result<(), Error> {
+    let threads = threads().map_err(Error::system("read /proc/self/task"))?;
+    if threads != 1 {
+        return Err(Error::NotSingleThreaded { threads });
+    }
+    for name in names {
+        // SAFETY: this is the only thread, so nobody reads or writes the environment meanwhile.
+        unsafe { std::env::remove_var(OsStr::new(name)) };
+    }
+    Ok(())
+}
+
+/// What a child does between its birth and `execve`, all prepared by the parent.
+pub(crate) struct Exec<'a> {
+    pub(crate) program: &'a CStr,
+    pub(crate) argv: &'a [CString],
+    pub(crate) envp: &'a [CString],
+    /// The place in `envp` of `LISTEN_PID=` and ten blanks for the digits.
+    pub(crate) listen_pid: usize,
+    pub(crate) directory: &'a CStr,
+    /// Descriptors that become 3, 4, … in the child. Invariant: each is at least `3 + fds.len()`, as are the
+    /// two below, so that none is overwritten before it is copied.
+    pub(crate) fds: &'a [BorrowedFd<'a>],
+    pub(crate) stderr: BorrowedFd<'a>,
+    /// Where the errno goes if `execve` fails; close-on-exec, so that end-of-file means success.
+    pub(crate) failed: BorrowedFd<'a>,
+}
+
+/// A new process.
+pub(crate) struct NewProcess {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// The text of the environment's entry that [`spawn_sibling`] completes.
+pub(crate) const LISTEN_PID_BLANK: &str = "LISTEN_PID=          ";
+const LISTEN_PID_DIGITS: usize = 10;
+
+/// Makes a new process, the child of this one's parent, that executes a program.
+///
+/// A sibling (`CLONE_PARENT`), because a service manager accepts only its own children as main process;
+/// the pidfd tells of its death. Fails with EINVAL for the init of a PID namespace, which can have no
+/// sibling (clone(2)).
+pub(crate) fn spawn_sibling(exec: &Exec<'_>) -> io::Result<NewProcess> {
+    fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+    }
+    let argv = pointers(exec.argv);
+    let mut envp = pointers(exec.envp);
+    let mut listen_pid = [0_u8; LISTEN_PID_BLANK.len() + 1];
+    listen_pid[..LISTEN_PID_BLANK.len()].copy_from_slice(LISTEN_PID_BLANK.as_bytes());
+    if let Some(entry) = envp.get_mut(exec.listen_pid) {
+        *entry = listen_pid.as_ptr().cast();
+    }
+
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is a plain structure for which all zeros is valid.
+    let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
+    args.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND;
+    args.pidfd = (&raw mut pidfd) as u64;
+
+    // No handler of this process may run in the child: it would write to descriptors that both share. So
+    // every signal is held back until the child has executed, or has given its handlers up.
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are written before they are read, by the calls that initialise them.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    // SAFETY: without CLONE_VM the child has a copy of this memory, as after fork(2), and one thread. The
+    // structure is valid and as long as said. The child runs `child` alone, which calls only
+    // async-signal-safe functions and never returns.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        // SAFETY: this is the child; all pointers lead into its copy of what the parent prepared.
+        unsafe { child(exec, &argv, &envp, &mut listen_pid) };
+    }
+    let error = io::Error::last_os_error();
+    // SAFETY: `before` was written by the first call of pthread_sigmask.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    if pid < 0 {
+        return Err(error);
+    }
+    // SAFETY: the kernel has stored a new descriptor, close-on-exec, that nobody else knows (clone(2)).
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(NewProcess { pid: pid as i32, pidfd })
+}
+
+/// Not in every libc crate: resets every handled signal to its default in the child (clone3(2), Linux 5.5).
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// The child's way to `execve`: no allocation, no lock, no panic, only system calls.
+///
+/// # Safety
+/// Must run in a process that has just been made by clone3 without `CLONE_VM`; `argv` and `envp` must end
+/// with a null pointer, and every string must end with NUL.
+unsafe fn child(
+    exec: &Exec<'_>,
+    argv: &[*const libc::c_char],
+    envp: &[*const libc::c_char],
+    listen_pid: &mut [u8; LISTEN_PID_BLANK.len() + 1],
+) -> ! {
+    // SAFETY: each call is async-signal-safe (signal-safety(7)) and gets descriptors and strings that live
+    // in this process's copy of the parent's memory.
+    unsafe {
+        // A filter of the parent's, not of the new program's: the standard library ignores SIGPIPE.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+
+        let mut number = 3;
+        for fd in exec.fds {
+            // dup3 leaves close-on-exec off: here, and nowhere else, descriptors become inheritable.
+            if libc::dup3(fd.as_raw_fd(), number, 0) < 0 {
+                fail(exec.failed);
+            }
+            number += 1;
+        }
+        if libc::dup3(exec.stderr.as_raw_fd(), 2, 0) < 0 {
+            fail(exec.failed);
+        }
+        // Whatever a library may have opened without the flag stays behind.
+        libc::syscall(libc::SYS_close_range, number, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+
+        // If the directory is gone, the new program gets by without it, as this one does.
+        libc::chdir(exec.directory.as_ptr());
+
+        let mut pid = libc::getpid() as u32;
+        let start = listen_pid.len() - 1 - LISTEN_PID_DIGITS;
+        let mut digits = [0_u8; LISTEN_PID_DIGITS];
+        let mut count = 0;
+        while pid > 0 && count < LISTEN_PID_DIGITS {
+            digits[count] = b'0' + (pid % 10) as u8;
+            pid /= 10;
+            count += 1;
+        }
+        let mut i = 0;
+        while i < count {
+            listen_pid[start + i] = digits[count - 1 - i];
+            i += 1;
+        }
+        listen_pid[start + count] = 0;
+
+        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+
+        libc::execve(exec.program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+        fail(exec.failed)
+    }
+}
+
+/// Tells the parent the errno and ends the child.
+///
+/// # Safety
+/// As for [`child`].
+unsafe fn fail(failed: BorrowedFd<'_>) -> ! {
+    // SAFETY: write(2) of four bytes from this frame, then _exit(2); both are async-signal-safe.
+    unsafe {
+        let errno = (*libc::__errno_location()).to_ne_bytes();
+        libc::write(failed.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+        libc::_exit(127)
+    }
+}
+
+/// The exit status of a process that is not our child, in the form of wait(2), if the kernel tells
+/// (`PIDFD_GET_INFO`, Linux 6.15) and the process has been reaped.
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// The kernel's `struct pidfd_info` in its first published size (linux/pidfd.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroupid: u64,
+        pid: u32,
+        tgid: u32,
+        ppid: u32,
+        ids: [u32; 8],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    const PIDFS_IOCTL_MAGIC: u8 = 0xFF;
+    nix::ioctl_readwrite!(pidfd_get_info, PIDFS_IOCTL_MAGIC, 11, PidfdInfo);
+    const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..Default::default() };
+    // SAFETY: the size of the structure is part of the request's number, so the kernel writes no more.
+    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
+    (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// Kills a process by its pidfd, which cannot mean another (pidfd_send_signal(2)).
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a plain system call on an open descriptor, without a siginfo.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// A packet that [`receive`] took from a socket.
+pub(crate) struct Received {
+    pub(crate) length: usize,
+    /// Close-on-exec.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Whether the packet, or the list of its descriptors, was longer than there was room for.
+    pub(crate) truncated: bool,
+}
+
+/// Receives one packet and the descriptors that come with it, at most `most` of them (unix(7)).
+pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize) -> io::Result<Received> {
+    let mut control = vec![0_u8; cmsg_space_of_descriptors(most)];
+    let mut slices = [io::IoSliceMut::new(bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let mut descriptors = Vec::new();
+    for part in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            // SAFETY: the kernel has made these descriptors for this process with this very call, and
+            // nobody else knows their numbers.
+            descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let truncated = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+    Ok(Received { length: message.bytes, descriptors, truncated })
+}
+
+fn cmsg_space_of_descriptors(count: usize) -> usize {
+    let bytes = count * size_of::<RawFd>();
+    // SAFETY: CMSG_SPACE is arithmetic on its argument (cmsg(3)).
+    unsafe { libc::CMSG_SPACE(bytes as libc::c_uint) as usize }
+}
+
+/// A descriptor that stands for this process.
+pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the kernel returns a new descriptor, close-on-exec (pidfd_open(2)).
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })?;
+    // SAFETY: nobody else knows the number yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

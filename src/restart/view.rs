@@ -1,0 +1,55 @@
+//! What the control thread tells the workers: one `watch` value.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::state::Phase;
+
+/// What every accept loop and every connection must know of an upgrade: the phase, and the times that
+/// count while the process drains.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the process is doing.
+    pub phase: Phase,
+    /// Counts the views of this process, so that an answer to an old one is not taken for one to the last.
+    pub(crate) sequence: u64,
+    /// The clock of the drain; `Some` from the moment connections are asked to finish.
+    pub drain: Option<Drain>,
+    /// The names of the listeners that nobody will serve after this process: their accept queues are
+    /// emptied before they are closed, where every other is just closed, because another process holds it.
+    pub leaving: Arc<Vec<String>>,
+}
+
+/// When a drain began and what it allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// When connections were asked to finish.
+    pub since: Instant,
+    /// Until then an idle connection may still bring a request.
+    pub idle_until: Instant,
+    /// What is left then is cut.
+    pub deadline: Instant,
+}
+
+impl Drain {
+    pub(crate) fn begin(now: Instant, idle_grace: Duration, timeout: Duration) -> Self {
+        Drain { since: now, idle_until: now + idle_grace.min(timeout), deadline: now + timeout }
+    }
+}
+
+impl View {
+    pub(crate) fn starting() -> Self {
+        View { phase: Phase::Starting, sequence: 0, drain: None, leaving: Arc::default() }
+    }
+
+    pub(crate) fn is_leaving(&self, listener: &str) -> bool {
+        self.leaving.iter().any(|name| name == listener)
+    }
+}
+
+/// Where the [`View`] is read. It ends with the driver; a reader that finds the sender gone has nothing
+/// left to wait for.
+pub type Viewer = watch::Receiver<View>;
