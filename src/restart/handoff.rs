@@ -8,8 +8,11 @@
 //! * [`VERSION`] changes only when these rules cannot hold; then both sides refuse, and say so. The shape
 //!   of [`Message::Failed`] never changes, so that this much is always understood.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
@@ -145,7 +148,7 @@ fn decode(bytes: &[u8]) -> Result<Message, Error> {
 
 /// One end of a channel, outside any runtime.
 #[derive(Debug)]
-pub(crate) struct End(OwnedFd);
+pub(crate) struct End<T = OwnedFd>(T);
 
 impl End {
     /// Both ends of a new channel.
@@ -158,7 +161,9 @@ impl End {
     pub(crate) fn try_clone(&self) -> io::Result<End> {
         self.0.try_clone().map(End)
     }
+}
 
+impl<T: AsFd> End<T> {
     /// Sends without waiting: a peer that has not read for so long that the socket is full is as good as
     /// dead, and told so by the error.
     pub(crate) fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -166,7 +171,13 @@ impl End {
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(
+            self.0.as_fd().as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
         Ok(())
     }
 
@@ -191,13 +202,7 @@ impl From<OwnedFd> for End {
     }
 }
 
-impl AsRawFd for End {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-impl AsFd for End {
+impl<T: AsFd> AsFd for End<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -205,38 +210,66 @@ impl AsFd for End {
 
 /// One end of a channel, within a runtime.
 #[derive(Debug)]
-pub(crate) struct Channel(AsyncFd<End>);
+pub(crate) struct Channel {
+    socket: AsyncFd<OwnedFd>,
+    closed: Cell<bool>,
+}
 
 impl Channel {
     pub(crate) fn new(end: End) -> io::Result<Channel> {
         // A descriptor that came from elsewhere may block.
         socket2::SockRef::from(&end).set_nonblocking(true)?;
-        AsyncFd::with_interest(end, tokio::io::Interest::READABLE).map(Channel)
+        Ok(Channel { socket: sys::watch_readable(end.0)?, closed: Cell::new(false) })
     }
 
-    pub(crate) fn end(&self) -> &End {
-        self.0.get_ref()
+    pub(crate) fn end(&self) -> End<BorrowedFd<'_>> {
+        End(self.socket.get_ref().as_fd())
+    }
+
+    /// Whether end-of-file was seen.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// The next message; `None` when the other side is gone. Cancel-safe.
     pub(crate) async fn receive(&self) -> Option<Result<Packet, Error>> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    /// As [`Channel::receive`]; wakes the last task that asked.
+    pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Packet, Error>>> {
         loop {
-            let mut ready = match self.0.readable().await {
+            let mut ready = match ready!(self.socket.poll_read_ready(cx)) {
                 Ok(ready) => ready,
-                Err(error) => {
-                    return Some(Err(Error::System { what: "watch the hand-off channel", cause: error }));
+                Err(cause) => {
+                    return Poll::Ready(Some(Err(Error::system("watch the hand-off channel")(cause))));
                 }
             };
-            match ready.try_io(|end| end.get_ref().try_receive()) {
-                Ok(Ok(packet)) => return packet,
-                // A peer that was killed with something unread resets the connection: dead all the same.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-                Ok(Err(error)) => {
-                    return Some(Err(Error::System { what: "read from the hand-off channel", cause: error }));
+            match ready.try_io(|socket| End(socket.get_ref().as_fd()).try_receive()) {
+                Ok(Ok(Some(packet))) => return Poll::Ready(Some(packet)),
+                Ok(Err(error)) if error.kind() != io::ErrorKind::ConnectionReset => {
+                    return Poll::Ready(Some(Err(Error::system("read from the hand-off channel")(error))));
+                }
+                // End-of-file; a peer that was killed with something unread resets the connection.
+                Ok(Ok(None) | Err(_)) => {
+                    self.closed.set(true);
+                    return Poll::Ready(None);
                 }
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// What a peer that is known to be dead said last, if it has not been read yet.
+    pub(crate) fn last_words(&self) -> Option<Message> {
+        let (message, _) = self.end().try_receive().ok()??.ok()?;
+        Some(message)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 }
 

@@ -6,7 +6,7 @@
 //! descriptor named [`HANDOFF`].
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::error::Error;
@@ -16,7 +16,7 @@ use super::sys;
 /// The name of the descriptor that leads to the parent in an upgrade.
 pub(crate) const HANDOFF: &str = "exuvia-handoff";
 
-const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+const VARIABLES: [&CStr; 4] = [c"LISTEN_PID", c"LISTEN_FDS", c"LISTEN_FDNAMES", c"LISTEN_PIDFDID"];
 
 /// The most descriptors that are taken; what says more is no honest `LISTEN_FDS`.
 const MAX_FDS: RawFd = 4096;

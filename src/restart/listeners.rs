@@ -129,6 +129,18 @@ impl Listeners {
         self.inherited.drain(..).map(|socket| (socket.name, socket.address)).collect()
     }
 
+    /// Removes the files of the Unix sockets of those groups.
+    pub(crate) fn remove_files(&self, which: impl Fn(&Group) -> bool) {
+        for group in self.groups.iter().filter(|group| which(group)) {
+            if let ListenAddr::Unix(path) = &group.address
+                && let Err(error) = std::fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(listener = %group.name, path = %path.display(), %error, "cannot remove the socket");
+            }
+        }
+    }
+
     fn adopt(
         &mut self,
         name: &str,

@@ -132,10 +132,16 @@ pub enum Stop {
 /// Everything that can happen to a process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Everything that can fail at start has succeeded. `has_parent`: an upgrade made this process.
-    Started { has_parent: bool },
-    /// Someone asks for an upgrade; `alive` counts the generations that live, this one included.
-    UpgradeAsked { alive: usize },
+    /// Everything that can fail at start has succeeded.
+    Started {
+        /// Whether an upgrade made this process, so that there is a parent to answer to.
+        has_parent: bool,
+    },
+    /// Someone asks for an upgrade.
+    UpgradeAsked {
+        /// How many generations live, this one included.
+        alive: usize,
+    },
     /// The child could not be made: fork or exec failed.
     SpawnFailed(Failure),
     /// The child is accepting.
@@ -195,8 +201,10 @@ pub enum Action {
     KillChild,
     /// Forget the child: its channel and its pidfd are closed.
     ForgetChild,
-    /// Keep the child's channel as that of a generation that drains.
-    AdoptChildAsDraining,
+    /// Look after the child as one of the generations that drain.
+    AdoptChild,
+    /// Listen to the child, which is the owner now.
+    FollowChild,
     /// Tell the parent that this process accepts.
     SendReady,
     /// Tell the parent that this process cannot go on.
@@ -332,11 +340,11 @@ impl State {
             }
             (Phase::Probation, Event::RollbackAsked) => self.go(
                 Phase::Serving,
-                vec![Disarm, SendRollback, AdoptChildAsDraining, Report(Verdict::RolledBack), Agree],
+                vec![Disarm, SendRollback, AdoptChild, Report(Verdict::RolledBack), Agree],
             ),
             (Phase::Committing, Event::ChildOwns) => self.go(
                 Phase::Draining,
-                vec![PassOwnership, AdoptChildAsDraining, Report(Verdict::Committed), Arm(Timer::Drain)],
+                vec![PassOwnership, FollowChild, Report(Verdict::Committed), Arm(Timer::Drain)],
             ),
             (Phase::Committing, Event::TimedOut(Timer::Commit)) => {
                 let late = Failure::new(
@@ -389,7 +397,7 @@ impl State {
                 self.stop(how, vec![KillChild, ForgetChild, Report(verdict), Agree])
             }
             (Phase::Probation | Phase::Committing, Event::StopAsked(how)) => {
-                self.stop(how, vec![SendStop(how), AdoptChildAsDraining, Report(stopped_meanwhile()), Agree])
+                self.stop(how, vec![SendStop(how), AdoptChild, Report(stopped_meanwhile()), Agree])
             }
             // A second request means at once.
             (Phase::Draining, Event::StopAsked(_)) => self.stop(Stop::Now, vec![Agree]),

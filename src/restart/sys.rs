@@ -1,6 +1,6 @@
 //! What the safe crates do not offer: all `unsafe` of the project, each with its reason.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -8,8 +8,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::error::Error;
 
@@ -62,20 +66,44 @@ pub(crate) fn adopt_inherited(count: RawFd) -> io::Result<Vec<OwnedFd>> {
     (FIRST..FIRST + count).map(adopt).collect()
 }
 
+/// Lets the runtime tell when a descriptor is readable.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd keeps it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// A copy of a descriptor whose number is at least `lowest`, close-on-exec.
+pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// The number of threads of this process.
 pub(crate) fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
-/// Removes a variable from the environment; an error if any other thread could be reading it.
-pub(crate) fn remove_variables(names: &[&str]) -> Result<(), Error> {
+/// Removes variables from the environment, and from what `/proc/PID/environ` shows of it; an error if any
+/// other thread could be reading them.
+pub(crate) fn remove_variables(names: &[&CStr]) -> Result<(), Error> {
     let threads = threads().map_err(Error::system("read /proc/self/task"))?;
     if threads != 1 {
         return Err(Error::NotSingleThreaded { threads });
     }
     for name in names {
-        // SAFETY: this is the only thread, so nobody reads or writes the environment meanwhile.
-        unsafe { std::env::remove_var(OsStr::new(name)) };
+        // SAFETY: this is the only thread, so nobody reads or writes the environment meanwhile. getenv
+        // returns a pointer to a text that ends with NUL, in memory of the process's own that is writable;
+        // the name and the equals sign stand before it (environ(7)), and unsetenv takes them away together.
+        unsafe {
+            let value = libc::getenv(name.as_ptr());
+            if !value.is_null() {
+                let entry = value.sub(name.count_bytes() + 1);
+                let length = name.count_bytes() + 1 + libc::strlen(value);
+                libc::unsetenv(name.as_ptr());
+                ptr::write_bytes(entry, 0, length);
+            }
+        }
     }
     Ok(())
 }

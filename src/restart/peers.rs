@@ -1,0 +1,155 @@
+//! The generations that drain, as the owner looks after them.
+
+use std::future::poll_fn;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::handoff::{Channel, Introduction, Message, PeerStatus, millis};
+use super::status::{GenerationStatus, age_ms};
+use super::sys;
+
+/// How long after its deadline a generation that drains is killed: it cuts its connections by itself, and
+/// one that does not is stuck.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// The links to the generations that drain.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Vec<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    introduction: Introduction,
+    channel: Channel,
+    pidfd: OwnedFd,
+    deadline: Instant,
+    killed: bool,
+    status: Option<PeerStatus>,
+    /// Whether an answer to the last request for its status is still to come.
+    asked: bool,
+}
+
+impl Peers {
+    /// Looks after a generation that drains from now on.
+    pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: OwnedFd) {
+        let deadline = Instant::now() + Duration::from_millis(introduction.drain_timeout_ms);
+        self.0.push(Peer {
+            introduction,
+            channel,
+            pidfd,
+            deadline,
+            killed: false,
+            status: None,
+            asked: false,
+        });
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What the next one says; `None` when it is dead. Cancel-safe; pending while there are none.
+    pub(crate) async fn next(&self) -> (u32, Option<Message>) {
+        poll_fn(|cx| {
+            for peer in &self.0 {
+                match peer.channel.poll_receive(cx) {
+                    Poll::Ready(Some(Ok((message, _)))) => {
+                        return Poll::Ready((peer.introduction.generation, Some(message)));
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        tracing::warn!(generation = peer.introduction.generation, %error, "not understood");
+                        // What follows may be better: look again.
+                        cx.waker().wake_by_ref();
+                    }
+                    Poll::Ready(None) => return Poll::Ready((peer.introduction.generation, None)),
+                    Poll::Pending => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Forgets a generation that is dead.
+    pub(crate) fn remove(&mut self, generation: u32) {
+        self.0.retain(|peer| peer.introduction.generation != generation);
+    }
+
+    /// Asks each for its status; `false` if there is none to ask.
+    pub(crate) fn ask_status(&mut self) -> bool {
+        for peer in &mut self.0 {
+            peer.asked = peer.channel.end().send(&Message::StatusRequest, &[]).is_ok();
+        }
+        self.is_waiting()
+    }
+
+    /// Keeps an answer.
+    pub(crate) fn set_status(&mut self, generation: u32, status: PeerStatus) {
+        for peer in self.0.iter_mut().filter(|peer| peer.introduction.generation == generation) {
+            peer.asked = false;
+            if let Some(left) = status.left_ms {
+                peer.deadline = Instant::now() + Duration::from_millis(left);
+            }
+            peer.status = Some(status.clone());
+        }
+    }
+
+    /// Whether an answer is still to come.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.iter().any(|peer| peer.asked)
+    }
+
+    /// Tells each.
+    pub(crate) fn tell(&self, message: &Message) {
+        for peer in &self.0 {
+            if let Err(error) = peer.channel.end().send(message, &[]) {
+                tracing::debug!(generation = peer.introduction.generation, %error, "cannot be told");
+            }
+        }
+    }
+
+    /// When the next one is so late that it must be stuck.
+    pub(crate) fn next_overdue(&self) -> Option<Instant> {
+        self.0.iter().filter(|peer| !peer.killed).map(|peer| peer.deadline + OVERDUE).min()
+    }
+
+    /// Kills those that are so late that they must be stuck.
+    pub(crate) fn kill_overdue(&mut self) {
+        let now = Instant::now();
+        for peer in self.0.iter_mut().filter(|peer| !peer.killed && peer.deadline + OVERDUE <= now) {
+            let Introduction { generation, pid, .. } = peer.introduction;
+            tracing::error!(generation, pid, "still alive long after its drain deadline: killed");
+            peer.killed = true;
+            if let Err(error) = sys::kill(peer.pidfd.as_fd()) {
+                tracing::warn!(generation, pid, %error, "cannot kill it");
+            }
+        }
+    }
+
+    /// As a successor must know them, with the descriptors to go with that.
+    pub(crate) fn introductions(&self) -> (Vec<Introduction>, Vec<BorrowedFd<'_>>) {
+        let now = Instant::now();
+        let introduce = |peer: &Peer| Introduction {
+            drain_timeout_ms: millis(peer.deadline.saturating_duration_since(now)),
+            ..peer.introduction.clone()
+        };
+        let descriptors = self.0.iter().flat_map(|peer| [peer.channel.as_fd(), peer.pidfd.as_fd()]);
+        (self.0.iter().map(introduce).collect(), descriptors.collect())
+    }
+
+    /// For the status.
+    pub(crate) fn statuses(&self, now: SystemTime) -> impl Iterator<Item = GenerationStatus> {
+        self.0.iter().map(move |Peer { introduction, status, asked, .. }| GenerationStatus {
+            generation: introduction.generation,
+            pid: introduction.pid,
+            version: introduction.version.clone(),
+            phase: status.as_ref().filter(|_| !asked).map(|status| status.phase),
+            age_ms: age_ms(introduction.started_ms, now),
+            connections: status.as_ref().map(|status| status.connections.clone()).unwrap_or_default(),
+            left_ms: status.as_ref().and_then(|status| status.left_ms),
+        })
+    }
+}

@@ -1,0 +1,313 @@
+//! The parent's side of an upgrade: fork, exec, and the child that comes of it.
+
+use std::collections::VecDeque;
+use std::ffi::{CString, OsString};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::time::{sleep, timeout};
+
+use super::error::Error;
+use super::handoff::{Channel, End, Message};
+use super::inherit::HANDOFF;
+use super::invocation::{Invocation, c_string};
+use super::listeners::Group;
+use super::state::Failure;
+use super::sys;
+
+/// A child, from fork to death.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: i32,
+    pub(crate) generation: u32,
+    pub(crate) channel: Channel,
+    pidfd: AsyncFd<OwnedFd>,
+    /// Brings the errno of a failed exec, or end-of-file; `None` once it has.
+    exec: Option<pipe::Receiver>,
+    /// What the child writes to its standard error until it is on its own; `None` at end-of-file.
+    stderr: Option<pipe::Receiver>,
+    tail: Tail,
+}
+
+/// What a child does.
+#[derive(Debug)]
+pub(crate) enum ChildEvent {
+    /// The program could not be executed.
+    ExecFailed(Failure),
+    /// It says something.
+    Said(Message),
+    /// It sent what is not in the protocol.
+    Garbled(Failure),
+    /// It is dead.
+    Died(Failure),
+}
+
+/// How long a dead child may stay unreaped by its parent, which is also ours, before its exit status is
+/// given up. The kernel tells it only after that, and sends no word of it.
+const REAP_PATIENCE: Duration = Duration::from_millis(250);
+const REAP_STEP: Duration = Duration::from_millis(5);
+
+/// Starts the program anew. `offer` is in the channel before the child exists, with `descriptors`.
+pub(crate) fn spawn(
+    program: &Path,
+    invocation: &Invocation,
+    groups: &[Group],
+    generation: u32,
+    offer: &Message,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Child, Failure> {
+    check_program(program)?;
+    let prepared = (|| {
+        let (ours, theirs) = End::pair()?;
+        ours.send(offer, descriptors)?;
+        let (exec, exec_failed) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let (stderr, their_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+
+        let named =
+            groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
+        let (mut names, mut fds): (Vec<&str>, Vec<BorrowedFd<'_>>) = named.unzip();
+        names.push(HANDOFF);
+        fds.push(theirs.as_fd());
+
+        // Copies above the numbers that the child will give, so that none is overwritten before its turn.
+        let lowest = 3 + i32::try_from(fds.len()).unwrap_or(i32::MAX - 3);
+        let lift = |fd: BorrowedFd<'_>| sys::duplicate_above(fd, lowest);
+        let lifted = fds.iter().map(|fd| lift(*fd)).collect::<io::Result<Vec<OwnedFd>>>()?;
+        let (their_stderr, exec_failed) = (lift(their_stderr.as_fd())?, lift(exec_failed.as_fd())?);
+        let fds: Vec<BorrowedFd<'_>> = lifted.iter().map(AsFd::as_fd).collect();
+
+        let argv = invocation.argv.iter().map(c_string).collect::<io::Result<Vec<CString>>>()?;
+        let mut envp = invocation
+            .environment
+            .iter()
+            .map(|(name, value)| {
+                let mut entry = OsString::from(name);
+                entry.push("=");
+                entry.push(value);
+                c_string(entry)
+            })
+            .collect::<io::Result<Vec<CString>>>()?;
+        let listen_pid = envp.len();
+        envp.push(c_string(sys::LISTEN_PID_BLANK)?);
+        envp.push(c_string(format!("LISTEN_FDS={}", fds.len()))?);
+        envp.push(c_string(format!("LISTEN_FDNAMES={}", names.join(":")))?);
+
+        let born = sys::spawn_sibling(&sys::Exec {
+            program: &c_string(program)?,
+            argv: &argv,
+            envp: &envp,
+            listen_pid,
+            directory: &c_string(&invocation.directory)?,
+            fds: &fds,
+            stderr: their_stderr.as_fd(),
+            failed: exec_failed.as_fd(),
+        });
+        let born = born.map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EINVAL if std::process::id() == 1 => io::Error::new(
+                error.kind(),
+                "the init of a PID namespace can have no sibling; run it with --supervise=always",
+            ),
+            _ => error,
+        })?;
+        Ok(Child {
+            pid: born.pid,
+            generation,
+            channel: Channel::new(ours)?,
+            pidfd: sys::watch_readable(born.pidfd)?,
+            exec: Some(receiver(exec)?),
+            stderr: Some(receiver(stderr)?),
+            tail: Tail::default(),
+        })
+    })();
+    prepared
+        .map_err(|error: io::Error| Failure::new("spawn", format!("cannot make the new process: {error}")))
+}
+
+fn receiver(pipe: OwnedFd) -> io::Result<pipe::Receiver> {
+    fcntl(&pipe, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    pipe::Receiver::from_owned_fd(pipe)
+}
+
+/// What can be said better before the fork than by an errno after it.
+fn check_program(program: &Path) -> Result<(), Failure> {
+    let failure =
+        |cause: String| Failure::new("exec", format!("cannot execute {}: {cause}", program.display()));
+    let metadata = std::fs::metadata(program).map_err(|error| failure(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(failure("it is not a file".into()));
+    }
+    nix::unistd::access(program, nix::unistd::AccessFlags::X_OK)
+        .map_err(|errno| failure(format!("{}; is it executable (chmod +x)?", io::Error::from(errno))))
+}
+
+impl Child {
+    /// What the child does next. Cancel-safe. Not to be called after [`ChildEvent::Died`].
+    pub(crate) async fn next(&mut self, program: &Path) -> ChildEvent {
+        loop {
+            tokio::select! {
+                biased;
+                errno = read_errno(self.exec.as_mut()), if self.exec.is_some() => {
+                    self.exec = None;
+                    if let Some(errno) = errno {
+                        return ChildEvent::ExecFailed(exec_failure(program, errno));
+                    }
+                }
+                packet = self.channel.receive(), if !self.channel.is_closed() => match packet {
+                    Some(Ok((message, _))) => return ChildEvent::Said(message),
+                    Some(Err(error)) => return ChildEvent::Garbled(Failure::from(&error)),
+                    // Dead, or about to be: the pidfd tells.
+                    None => {}
+                },
+                more = self.tail.pump(self.stderr.as_mut()), if self.stderr.is_some() => {
+                    if !more {
+                        self.stderr = None;
+                    }
+                }
+                _ = self.pidfd.readable() => {
+                    // What it said before it died counts first.
+                    if let Some(message) = self.channel.last_words() {
+                        return ChildEvent::Said(message);
+                    }
+                    return ChildEvent::Died(self.obituary().await);
+                }
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&self) {
+        // ESRCH: it is dead already, which is what was wanted.
+        if let Err(error) = sys::kill(self.pidfd.as_fd()) {
+            tracing::debug!(pid = self.pid, %error, "cannot kill the child");
+        }
+    }
+
+    /// Adds to `failure` what the child has written to its standard error.
+    pub(crate) fn with_stderr(&self, failure: Failure) -> Failure {
+        match self.tail.text() {
+            text if text.is_empty() => failure,
+            text => Failure {
+                message: format!("{}\nits last words on standard error:\n{text}", failure.message),
+                ..failure
+            },
+        }
+    }
+
+    /// The channel and the pidfd of a child that goes on by itself.
+    pub(crate) fn into_parts(self) -> (Channel, OwnedFd) {
+        (self.channel, self.pidfd.into_inner())
+    }
+
+    async fn obituary(&mut self) -> Failure {
+        let status = timeout(REAP_PATIENCE, async {
+            loop {
+                match sys::exit_status(self.pidfd.as_fd()) {
+                    Some(status) => break status,
+                    None => sleep(REAP_STEP).await,
+                }
+            }
+        });
+        let status = status.await.ok();
+        // Everything it wrote is in the pipe by now; a grandchild may hold the pipe open for ever.
+        let rest = async { while self.tail.pump(self.stderr.as_mut()).await {} };
+        timeout(Duration::ZERO, rest).await.ok();
+        Failure::new("child", describe_status(status))
+    }
+}
+
+async fn read_errno(exec: Option<&mut pipe::Receiver>) -> Option<Errno> {
+    let mut errno = [0; 4];
+    exec?.read_exact(&mut errno).await.ok()?;
+    Some(Errno::from_raw(i32::from_ne_bytes(errno)))
+}
+
+fn exec_failure(program: &Path, errno: Errno) -> Failure {
+    let hint = match errno {
+        Errno::ENOEXEC => "; it is not a program for this machine",
+        Errno::ENOENT => "; the file is there, so its interpreter or loader is missing",
+        Errno::ETXTBSY => "; it is being written: put a new file in its place with mv instead",
+        _ => "",
+    };
+    Failure::new("exec", format!("cannot execute {}: {}{hint}", program.display(), io::Error::from(errno)))
+}
+
+/// A wait status in words.
+fn describe_status(status: Option<i32>) -> String {
+    let Some(status) = status else {
+        return "the new process died; the kernel does not tell its exit status".to_owned();
+    };
+    let signal = status & 0x7f;
+    if signal == 0 {
+        return format!("the new process exited with status {}", (status >> 8) & 0xff);
+    }
+    match Signal::try_from(signal) {
+        Ok(name) => format!("the new process was killed by {name}"),
+        Err(_) => format!("the new process was killed by signal {signal}"),
+    }
+}
+
+/// The last lines of a stream that is passed on to our own standard error.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<u8>);
+
+impl Tail {
+    const BYTES: usize = 4096;
+    const LINES: usize = 20;
+
+    /// Passes on what is there; `false` at the end.
+    async fn pump(&mut self, stream: Option<&mut pipe::Receiver>) -> bool {
+        let mut bytes = [0; 4096];
+        let Some(stream) = stream else { return false };
+        let Ok(count @ 1..) = stream.read(&mut bytes).await else { return false };
+        // Nobody may be reading our own standard error; that is no reason to lose the child's.
+        io::stderr().write_all(&bytes[..count]).ok();
+        self.0.extend(&bytes[..count]);
+        self.0.drain(..self.0.len().saturating_sub(Self::BYTES));
+        true
+    }
+
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(Self::LINES)..].join("\n")
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::from(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_in_words() {
+        assert_eq!(describe_status(Some(3 << 8)), "the new process exited with status 3");
+        assert_eq!(describe_status(Some(11)), "the new process was killed by SIGSEGV");
+        assert_eq!(describe_status(Some(9 | 0x80)), "the new process was killed by SIGKILL");
+        assert!(describe_status(None).contains("does not tell"));
+    }
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let mut tail = Tail::default();
+        for i in 0..100 {
+            tail.0.extend(format!("line {i}\n").as_bytes());
+        }
+        let text = tail.text();
+        assert_eq!(text.lines().count(), Tail::LINES);
+        assert!(text.starts_with("line 80\n") && text.ends_with("line 99"), "{text}");
+    }
+}

@@ -1,0 +1,198 @@
+//! The first moments of a process: what it got, what it opens, and how it comes to serve.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::driver::{Driver, Handle};
+use super::error::Error;
+use super::handoff::{End, Introduction, Message, Offer};
+use super::inherit;
+use super::invocation::Invocation;
+use super::listeners::Listeners;
+use super::member::Member;
+use super::state::Failure;
+use super::tracker::Kinds;
+
+/// What a daemon decides about its restarts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program that an upgrade starts; without it the one that this process was started from. A
+    /// relative path begins at the directory in which the process was started.
+    pub executable: Option<PathBuf>,
+    /// How long a new process may take until it accepts.
+    pub ready_timeout: Duration,
+    /// How long the old process keeps the sockets after the new one accepts; zero: not at all.
+    pub probation: Duration,
+    /// With so many generations alive, an upgrade is refused.
+    pub max_generations: usize,
+    /// Where the owner's pid is written.
+    pub pid_file: Option<PathBuf>,
+    /// How long connections may take to finish.
+    pub drain_timeout: Duration,
+    /// How long a connection at rest may take to bring another request while the process drains.
+    pub idle_grace: Duration,
+    /// The version of the program, for people.
+    pub version: String,
+    /// The daemon's kinds of connections.
+    pub kinds: Kinds,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            executable: None,
+            ready_timeout: Duration::from_secs(30),
+            probation: Duration::from_secs(5),
+            max_generations: 8,
+            pid_file: None,
+            drain_timeout: Duration::from_secs(30),
+            idle_grace: Duration::from_secs(5),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kinds: &["connection"],
+        }
+    }
+}
+
+/// A process that has begun and does not serve yet.
+#[derive(Debug)]
+pub struct Startup {
+    pub(crate) invocation: Invocation,
+    pub(crate) generation: u32,
+    pub(crate) started: SystemTime,
+    pub(crate) listeners: Listeners,
+    pub(crate) parent: Option<Predecessor>,
+}
+
+/// What a child got from its parent.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) channel: End,
+    pub(crate) introduction: Introduction,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
+    /// The generations that drain, each with its channel and its pidfd.
+    pub(crate) others: Vec<(Introduction, End, OwnedFd)>,
+}
+
+impl Startup {
+    /// Takes what was passed to this process and captures how it was started. The first thing that a
+    /// program does: no other thread may run yet.
+    pub fn begin() -> Result<Startup, Error> {
+        let inherited = inherit::take()?;
+        let Some(channel) = inherited.handoff.map(End::from) else {
+            return Ok(Startup {
+                invocation: Invocation::capture(None)?,
+                generation: 1,
+                started: SystemTime::now(),
+                listeners: Listeners::new(inherited.sockets, false),
+                parent: None,
+            });
+        };
+        let begun = read_offer(&channel).and_then(|(offer, descriptors)| {
+            let executable = PathBuf::from(&offer.executable);
+            let invocation = Invocation::capture(Some(executable).filter(|path| path.is_absolute()))?;
+            let generation = offer.generation;
+            Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?))
+        });
+        match begun {
+            Ok((invocation, generation, parent)) => Ok(Startup {
+                invocation,
+                generation,
+                started: SystemTime::now(),
+                listeners: Listeners::new(inherited.sockets, true),
+                parent: Some(parent),
+            }),
+            Err(error) => {
+                tell(&channel, Failure::from(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// The number of this process among its predecessors, from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether an upgrade made this process.
+    pub fn is_upgrade(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// The directory in which the process was started; relative paths begin there.
+    pub fn directory(&self) -> &Path {
+        &self.invocation.directory
+    }
+
+    /// The file that this program was started from: absolute, its symbolic links as they were given.
+    pub fn executable(&self) -> &Path {
+        &self.invocation.executable
+    }
+
+    /// The listeners, to be opened.
+    pub fn listeners(&mut self) -> &mut Listeners {
+        &mut self.listeners
+    }
+
+    /// Ends the attempt: the one who asked for the upgrade is told the step and the cause.
+    pub fn fail(self, failure: Failure) {
+        self.listeners.remove_files(|group| group.adopted_as.is_none());
+        if let Some(parent) = &self.parent {
+            tell(&parent.channel, failure);
+        }
+    }
+
+    /// Makes the driver, the handle to it, and a [`Member`] for each of `threads` threads that serve
+    /// connections. Nothing is accepted before [`Driver::run`]. Must be called within a tokio runtime.
+    pub fn assemble(self, options: Options, threads: usize) -> Result<(Driver, Handle, Vec<Member>), Error> {
+        Driver::new(self, options, threads)
+    }
+}
+
+pub(crate) fn tell(channel: &End, failure: Failure) {
+    // A parent that is dead needs no telling.
+    if let Err(error) = channel.send(&Message::Failed(failure), &[]) {
+        tracing::debug!(%error, "cannot tell the parent what failed");
+    }
+}
+
+/// The offer is in the channel before this process exists, so there is nothing to wait for.
+fn read_offer(channel: &End) -> Result<(Offer, Vec<OwnedFd>), Error> {
+    socket2::SockRef::from(channel)
+        .set_nonblocking(true)
+        .map_err(Error::system("use the hand-off channel"))?;
+    match channel.try_receive().map_err(Error::system("read from the hand-off channel"))? {
+        Some(Ok((Message::Offer(offer), descriptors))) => Ok((*offer, descriptors)),
+        Some(Ok((other, _))) => {
+            Err(Error::Handoff(format!("the parent began with {other:?} instead of its offer")))
+        }
+        Some(Err(error)) => Err(error),
+        None => Err(Error::Handoff("the parent made no offer".into())),
+    }
+}
+
+fn predecessor(
+    channel: std::io::Result<End>,
+    offer: Offer,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Predecessor, Error> {
+    let channel = channel.map_err(Error::system("keep the hand-off channel"))?;
+    let mut descriptors = descriptors.into_iter();
+    let mut next =
+        || descriptors.next().ok_or_else(|| Error::Handoff("the offer came with too few descriptors".into()));
+    let (stderr, pidfd) = (next()?, next()?);
+    let others = offer.others.into_iter().map(|other| Ok((other, End::from(next()?), next()?)));
+    let others = others.collect::<Result<_, Error>>()?;
+    Ok(Predecessor { channel, introduction: offer.parent, stderr, pidfd, others })
+}
+
+impl Predecessor {
+    /// From now on the standard error is the one that the parent writes to; until then the parent passes
+    /// it on, so that it can tell what a child that died had to say.
+    pub(crate) fn release_stderr(&self) {
+        if let Err(error) = nix::unistd::dup2_stderr(self.stderr.as_fd()) {
+            tracing::warn!(%error, "cannot write to the standard error directly");
+        }
+    }
+}
