@@ -25,6 +25,8 @@ mod check;
 mod print;
 mod problem;
 mod raw;
+#[cfg(test)]
+mod reference;
 mod upstream_addr;
 mod value;
 
