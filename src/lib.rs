@@ -1,3 +1,5 @@
 //! exuvia: see `ARCHITECTURE.md`.
 
 pub mod restart;
+#[cfg(feature = "proxy")]
+pub mod settings;

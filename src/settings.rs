@@ -1,0 +1,204 @@
+//! Settings: what an operator may choose, checked once.
+//!
+//! They come in layers, the later over the earlier: the built-in defaults, one TOML file, the environment
+//! (`EXUVIA__RESTART__PROBATION=0s` is `restart.probation`). Reading them goes one way:
+//!
+//! ```text
+//! defaults ─┐
+//! file ─────┼─► raw (the shape as written) ──check──► Settings
+//! environment ┘          │                     │
+//!                        └───── problems ◄─────┘   all of them, not the first
+//! ```
+//!
+//! **Invariant:** a [`Settings`] that exists is valid. Nothing behind this module validates a setting again,
+//! and no `Option` in it means "default": a `None` is a thing that the operator did not ask for.
+//!
+//! `config/exuvia.toml` is the reference for operators; a test holds it against the code.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::restart::ListenAddr;
+
+mod check;
+mod print;
+mod problem;
+mod raw;
+#[cfg(test)]
+mod reference;
+mod upstream_addr;
+mod value;
+
+pub use problem::{Origin, Problem, SettingsError};
+pub use upstream_addr::{ParseUpstreamAddrError, UpstreamAddr};
+
+use problem::Problems;
+
+/// Everything that can be set, checked and complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many worker threads serve, 1 to 1024; `"auto"` is already resolved to one per CPU.
+    pub workers: usize,
+    /// What to listen on, ordered by name: 1 to 64 listeners, no two on the same address.
+    pub listeners: Vec<ListenerSettings>,
+    /// Where requests go.
+    pub upstream: UpstreamSettings,
+    /// How long a client may take.
+    pub timeouts: TimeoutSettings,
+    /// How much a client may take.
+    pub limits: LimitSettings,
+    /// How an upgrade runs.
+    pub restart: RestartSettings,
+    /// How an old process leaves.
+    pub drain: DrainSettings,
+    /// How the running process is given orders.
+    pub control: ControlSettings,
+    /// Where the running process can be watched.
+    pub admin: AdminSettings,
+    /// What the running process writes about itself.
+    pub log: LogSettings,
+}
+
+/// One listener: `[listeners.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// Its identity across upgrades: 1 to 64 of `A-Z a-z 0-9 _ . -`, not starting with `exuvia-`.
+    pub name: String,
+    /// Where it listens.
+    pub address: ListenAddr,
+    /// How many connections may wait to be accepted, as in listen(2): 1 to 65535.
+    pub backlog: u32,
+    /// The mode of a Unix socket's file, permission bits only; without meaning for TCP.
+    pub unix_mode: u32,
+}
+
+/// Where requests go: `[upstream]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// The servers, at most 256; none asks for the built-in demonstration upstream.
+    pub servers: Vec<UpstreamAddr>,
+    /// From the start of a connection attempt to its success; above zero.
+    pub connect_timeout: Duration,
+    /// From the end of a request to the last line of the response's head; above zero.
+    pub response_timeout: Duration,
+    /// How long a connection is kept without a request; zero keeps none.
+    pub idle_timeout: Duration,
+    /// How many connections each worker keeps without a request; zero keeps none.
+    pub max_idle_per_worker: usize,
+}
+
+/// How long a client may take: `[timeouts]`. All above zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// From the first byte of a request to its last header line.
+    pub header: Duration,
+    /// How long a keep-alive connection may rest between requests.
+    pub idle: Duration,
+    /// How long no byte may move to or from the client while we wait for it.
+    pub stall: Duration,
+}
+
+/// How much a client may take: `[limits]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// How many client connections each worker holds: 1 to 1,000,000.
+    pub connections_per_worker: usize,
+    /// How long a request's head may be, in bytes: 8 KiB to 1 MiB.
+    pub header_bytes: usize,
+    /// How many header lines a request may have: 1 to 1000.
+    pub headers: usize,
+}
+
+/// How an upgrade runs: `[restart]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartSettings {
+    /// The program to upgrade to; relative to the working directory unless absolute. None: the program as it
+    /// was started.
+    pub executable: Option<PathBuf>,
+    /// How long the new process may take to say that it is ready; above zero.
+    pub ready_timeout: Duration,
+    /// How long the old process stands by after the new one is ready; zero turns probation off.
+    pub probation: Duration,
+    /// How many generations may be alive at once, the serving one included: 2 to 64.
+    pub max_generations: usize,
+    /// Where the owner writes its process id. None: nowhere.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// How an old process leaves: `[drain]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// How long requests in flight may take to finish; at its end what is left is closed.
+    pub timeout: Duration,
+    /// How long an idle connection is kept open for a request that may be on its way.
+    pub idle_grace: Duration,
+}
+
+/// How the running process is given orders: `[control]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Where the control socket is.
+    pub socket: ControlSocket,
+}
+
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// Where the environment suggests; worked out where the socket is bound and dialled.
+    Default,
+    /// At this path, which fits a `sockaddr_un` (at most 107 bytes).
+    Path(PathBuf),
+}
+
+/// Where the running process can be watched: `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// The TCP address of the admin listener. None: there is none.
+    pub address: Option<SocketAddr>,
+}
+
+/// What the running process writes about itself: `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A filter that `tracing_subscriber::EnvFilter` parses, such as `info` or `warn,exuvia::proxy=debug`.
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+impl Settings {
+    /// Reads and checks the settings: defaults, then `file`, then the variables of `environment` whose name
+    /// starts with `EXUVIA__`; others are not looked at.
+    ///
+    /// Without a `file` the defaults and the environment alone decide. The process's own environment is not
+    /// read here, so the caller says what to do about a variable that is not Unicode.
+    ///
+    /// # Errors
+    ///
+    /// All problems at once: a file that cannot be read or is not TOML, keys and variables that are not known,
+    /// values that are not allowed.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Settings, SettingsError> {
+        let mut problems = Problems::default();
+        let layers = raw::read(file, environment, &mut problems);
+        let settings = layers.and_then(|(raw, origins)| check::settings(&raw, &origins, &mut problems));
+        problems.settle(settings)
+    }
+
+    /// The settings in effect as TOML, every key written out; a file of this text loads as the same settings.
+    pub fn to_toml(&self) -> String {
+        print::to_toml(self)
+    }
+}
