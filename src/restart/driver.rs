@@ -2,44 +2,34 @@
 
 use std::collections::HashSet;
 use std::future::pending;
-use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+mod actions;
+mod answers;
+mod handle;
+
 use super::error::Error;
-use super::handoff::{Channel, Introduction, Message, Offer, PeerStatus, Ready, millis};
+use super::handoff::{Channel, Message, Ready};
 use super::invocation::Invocation;
-use super::listeners::{Group, Listeners};
+use super::listeners::Listeners;
 use super::member::{Member, Report};
 use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
-use super::spawn::{Child, ChildEvent, spawn};
+use super::spawn::{Child, ChildEvent};
 use super::startup::{Options, Predecessor, Startup, tell};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
-use super::status::{GenerationStatus, ListenerStatus, Progress, Status, age_ms, unix_ms};
-use super::sys;
+use super::status::{Progress, Status};
 use super::tracker::Counts;
-use super::view::{Drain, View, Viewer};
-
-/// How long a child may take to become the owner once told: it writes one file.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a child that said that it failed may take to exit.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a killed child may take to be gone: one that the kernel holds is given up.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the workers may take to cut what they have.
-const CUT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the generations that drain may take to say how they are.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
-/// The service manager waits for the drain and this.
-const STOP_SLACK: Duration = Duration::from_secs(5);
+use super::view::View;
+use handle::Command;
+pub use handle::{Gone, Handle};
 
 /// How a process ended that ended as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,64 +38,6 @@ pub enum Outcome {
     Done,
     /// A thread that serves connections died, so the process could not go on.
     Broken,
-}
-
-/// What is asked of the driver.
-#[derive(Debug)]
-enum Command {
-    Upgrade(mpsc::UnboundedSender<Progress>),
-    Rollback(oneshot::Sender<Result<(), String>>),
-    Stop(Stop, oneshot::Sender<Result<(), String>>),
-    Status(oneshot::Sender<Status>),
-}
-
-/// Asks the driver, from any thread. Clones are the same.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    viewer: Viewer,
-}
-
-/// The driver is gone, and with it the process in a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the process is ending")]
-pub struct Gone;
-
-impl Handle {
-    /// Asks for an upgrade. What comes of it arrives piece by piece, [`Progress::Ended`] or
-    /// [`Progress::Refused`] last; dropping the receiver does not stop the upgrade.
-    pub async fn upgrade(&self) -> Result<mpsc::UnboundedReceiver<Progress>, Gone> {
-        let (progress, receiver) = mpsc::unbounded_channel();
-        self.commands.send(Command::Upgrade(progress)).await.map_err(|_| Gone)?;
-        Ok(receiver)
-    }
-
-    /// Takes the traffic back from a new process in its probation, or ends one that is starting. The inner
-    /// error says why that cannot be done.
-    pub async fn rollback(&self) -> Result<Result<(), String>, Gone> {
-        self.ask(Command::Rollback).await
-    }
-
-    /// Stops the process.
-    pub async fn stop(&self, how: Stop) -> Result<(), Gone> {
-        self.ask(|reply| Command::Stop(how, reply)).await.map(drop)
-    }
-
-    /// What this process and every other generation is doing.
-    pub async fn status(&self) -> Result<Status, Gone> {
-        self.ask(Command::Status).await
-    }
-
-    /// The phase, as it changes.
-    pub fn viewer(&self) -> Viewer {
-        self.viewer.clone()
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
-    }
 }
 
 /// Everything that can happen to the driver.
@@ -472,329 +404,6 @@ impl Driver {
         }
         if let Some(failure) = failed {
             self.on(Event::SpawnFailed(failure), Asker::Nobody);
-        }
-    }
-
-    /// Tells the workers the phase, which listeners are left to this process alone, and the drain's clock.
-    fn publish(&mut self, before: Phase, succeeded: bool) {
-        let phase = self.state.phase();
-        let names = |which: &dyn Fn(&Group) -> bool| -> Arc<Vec<String>> {
-            let chosen = self.listeners.groups().iter().filter(|group| which(group));
-            Arc::new(chosen.map(|group| group.name.to_string()).collect())
-        };
-        let adopted = self.child_ready.as_ref().map(|(ready, _)| &ready.adopted);
-        let bound_here = |group: &Group| group.adopted_as.is_none();
-        let leaving = match (before, phase) {
-            (_, Phase::Probation | Phase::Committing) => names(&|group| {
-                !adopted.is_some_and(|adopted| adopted.iter().any(|name| **name == *group.name))
-            }),
-            // The parent still has the others, and serves or empties them.
-            (_, Phase::RolledBack) | (Phase::Candidate, Phase::Draining | Phase::Cut) => names(&bound_here),
-            (Phase::RolledBack | Phase::Draining, _) => self.view.borrow().leaving.clone(),
-            (_, Phase::Draining) if succeeded => self.view.borrow().leaving.clone(),
-            (_, Phase::Draining | Phase::Cut) => names(&|_| true),
-            (Phase::Cut, _) => self.view.borrow().leaving.clone(),
-            _ => Arc::default(),
-        };
-        let drain = phase.drains().then(|| {
-            let begun = self.view.borrow().drain;
-            begun.unwrap_or_else(|| {
-                Drain::begin(Instant::now(), self.options.idle_grace, self.options.drain_timeout)
-            })
-        });
-        self.quiet.clear();
-        self.view.send_modify(|view| {
-            *view = View { phase, sequence: view.sequence + 1, drain, leaving };
-        });
-        if phase == Phase::Draining && !succeeded && self.owner {
-            self.notifier.stopping(self.options.drain_timeout + STOP_SLACK, "draining before the end");
-        }
-    }
-
-    fn perform(&mut self, action: Action, before: Phase, asker: &mut Asker) -> Result<(), Failure> {
-        match action {
-            Action::Spawn => return self.spawn(std::mem::replace(asker, Asker::Nobody)),
-            Action::KillChild => {
-                if let Some(child) = &self.child {
-                    child.kill();
-                }
-            }
-            Action::ForgetChild => {
-                self.child = None;
-                self.child_ready = None;
-            }
-            Action::AdoptChild => self.adopt_child(),
-            Action::FollowChild => {
-                self.superior = self.child.take().map(|child| child.into_parts().0);
-                // They are the child's to look after.
-                self.others = Peers::default();
-            }
-            Action::SendReady => {
-                let adopted = self.listeners.groups().iter().filter_map(|group| group.adopted_as.clone());
-                self.tell_superior(&Message::Ready(Ready {
-                    version: self.options.version.clone(),
-                    adopted: adopted.collect(),
-                    drain_timeout_ms: millis(self.options.drain_timeout),
-                }));
-            }
-            Action::SendFailed(failure) => self.tell_superior(&Message::Failed(failure)),
-            Action::SendOwner => {
-                self.tell_superior(&Message::Owner);
-                self.adopt_parent();
-            }
-            Action::SendCommit => self.tell_child(&Message::Commit),
-            Action::SendRollback => self.tell_child(&Message::Rollback),
-            Action::SendStop(how) => self.tell_child(&Message::Stop { how }),
-            Action::CutOthers => self.others.tell(&Message::Stop { how: Stop::Now }),
-            Action::TakeOwnership => self.take_ownership(before),
-            Action::PassOwnership => {
-                self.owner = false;
-                if let Some(child) = &self.child {
-                    self.notifier.pass(child.pid, &format!("generation {} serves", child.generation));
-                }
-            }
-            Action::Arm(timer) => self.timer = Some((Instant::now() + self.duration(timer), timer)),
-            Action::Disarm => self.timer = None,
-            Action::ReportReady => {
-                let version = self.child_ready.as_ref().map(|(ready, _)| ready.version.clone());
-                self.report(|elapsed_ms, driver| Progress::Ready {
-                    elapsed_ms,
-                    probation_ms: millis(driver.options.probation),
-                    version: version.unwrap_or_default(),
-                });
-            }
-            Action::Report(verdict) => self.report_verdict(verdict),
-            Action::Refuse(reason) => match std::mem::replace(asker, Asker::Nobody) {
-                Asker::Upgrade(progress) => {
-                    progress.send(Progress::Refused { reason }).ok();
-                }
-                Asker::Reply(reply) => {
-                    reply.send(Err(reason)).ok();
-                }
-                Asker::Nobody => tracing::warn!(%reason, "refused"),
-            },
-            Action::Agree => {
-                if let Asker::Reply(reply) = std::mem::replace(asker, Asker::Nobody) {
-                    reply.send(Ok(())).ok();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn duration(&self, timer: Timer) -> Duration {
-        match timer {
-            Timer::Ready => self.options.ready_timeout,
-            Timer::Probation => self.options.probation,
-            Timer::Commit => COMMIT_TIMEOUT,
-            Timer::Exit => EXIT_TIMEOUT,
-            Timer::Kill => KILL_TIMEOUT,
-            Timer::Drain => self.options.drain_timeout,
-            Timer::Cut => CUT_TIMEOUT,
-        }
-    }
-
-    fn spawn(&mut self, asker: Asker) -> Result<(), Failure> {
-        let progress = match asker {
-            Asker::Upgrade(progress) => progress,
-            // Nobody listens, but for the log.
-            Asker::Nobody | Asker::Reply(_) => mpsc::unbounded_channel().0,
-        };
-        self.upgrade = Some(Upgrade { since: Instant::now(), progress });
-        self.notifier.reloading("upgrading");
-
-        let generation = self.last_generation + 1;
-        let (others, mut descriptors) = self.others.introductions();
-        let pidfd = sys::pidfd_of_self().map_err(Error::system("open a pidfd of this process"))?;
-        let stderr = io::stderr();
-        descriptors.splice(0..0, [stderr.as_fd(), pidfd.as_fd()]);
-        let offer = Message::Offer(Box::new(Offer {
-            generation,
-            executable: self.invocation.executable.clone().into_os_string(),
-            parent: Introduction {
-                generation: self.generation,
-                pid: i32::try_from(std::process::id()).unwrap_or(0),
-                version: self.options.version.clone(),
-                started_ms: unix_ms(self.started),
-                drain_timeout_ms: millis(self.options.drain_timeout),
-            },
-            others,
-        }));
-        let child = spawn(
-            &self.program,
-            &self.invocation,
-            self.listeners.groups(),
-            generation,
-            &offer,
-            &descriptors,
-        )?;
-        let (pid, executable) = (child.pid, self.program.display().to_string());
-        tracing::info!(generation, pid, %executable, "a new process is starting");
-        self.child = Some(child);
-        self.report(|_, _| Progress::Started { generation, pid, executable });
-        Ok(())
-    }
-
-    /// The child goes on by itself and drains.
-    fn adopt_child(&mut self) {
-        let (Some(child), ready) = (self.child.take(), self.child_ready.take()) else { return };
-        let (ready, since) = ready.unwrap_or_else(|| (Ready::default(), SystemTime::now()));
-        let introduction = Introduction {
-            generation: child.generation,
-            pid: child.pid,
-            version: ready.version,
-            started_ms: unix_ms(since),
-            drain_timeout_ms: ready.drain_timeout_ms,
-        };
-        let (channel, pidfd) = child.into_parts();
-        self.others.add(introduction, channel, pidfd);
-    }
-
-    /// The parent drains from now on, and this process looks after it.
-    fn adopt_parent(&mut self) {
-        let (Some(parent), Some(channel)) = (self.predecessor.take(), self.superior.take()) else { return };
-        self.others.add(parent.introduction, channel, parent.pidfd);
-    }
-
-    fn take_ownership(&mut self, before: Phase) {
-        self.owner = true;
-        if let Some(path) = &self.options.pid_file
-            && let Err(error) = pidfile::write(path)
-        {
-            tracing::error!(%error, "the PID file is not right");
-        }
-        let status = format!("generation {} serves", self.generation);
-        match before {
-            Phase::Starting => self.notifier.ready(&status),
-            // The parent says it, as the main process that it still is.
-            Phase::Candidate if self.superior.is_some() => {}
-            _ => self.notifier.succeed(&status),
-        }
-        if let Some(parent) = &self.predecessor {
-            parent.release_stderr();
-        }
-        if self.superior.is_none() {
-            self.predecessor = None;
-        }
-    }
-
-    fn report(&mut self, progress: impl FnOnce(u64, &Driver) -> Progress) {
-        let Some(upgrade) = &self.upgrade else { return };
-        let progress = progress(millis(upgrade.since.elapsed()), self);
-        // The one who asked may have gone; the log has it all.
-        upgrade.progress.send(progress).ok();
-    }
-
-    fn report_verdict(&mut self, verdict: Verdict) {
-        match &verdict {
-            Verdict::Committed => tracing::info!(generation = self.generation, "the upgrade is committed"),
-            Verdict::RolledBack => {
-                tracing::warn!(generation = self.generation, "the upgrade was rolled back")
-            }
-            Verdict::Failed(Failure { step, message }) => {
-                tracing::error!(generation = self.generation, %step, cause = %message, "the upgrade failed");
-                let first = message.lines().next().unwrap_or_default();
-                self.notifier.ready(&format!(
-                    "upgrade failed at {step}: {first}; generation {} serves",
-                    self.generation
-                ));
-            }
-        }
-        if verdict == Verdict::RolledBack {
-            self.notifier.ready(&format!("rolled back; generation {} serves", self.generation));
-        }
-        self.last_upgrade = Some(verdict.clone());
-        self.report(|elapsed_ms, _| Progress::Ended { elapsed_ms, verdict });
-        self.upgrade = None;
-    }
-
-    fn tell_superior(&self, message: &Message) {
-        if let Some(channel) = &self.superior
-            && let Err(error) = channel.end().send(message, &[])
-        {
-            // Its death is an event of its own.
-            tracing::debug!(%error, "the parent cannot be told");
-        }
-    }
-
-    fn tell_child(&self, message: &Message) {
-        if let Some(child) = &self.child
-            && let Err(error) = child.channel.end().send(message, &[])
-        {
-            tracing::debug!(%error, "the child cannot be told");
-        }
-    }
-
-    fn peer_status(&self) -> PeerStatus {
-        PeerStatus {
-            phase: self.state.phase(),
-            connections: Counts::sum(&self.counts),
-            left_ms: self.left_ms(),
-        }
-    }
-
-    fn left_ms(&self) -> Option<u64> {
-        let drain = self.view.borrow().drain?;
-        Some(millis(drain.deadline.saturating_duration_since(Instant::now())))
-    }
-
-    fn status_asked(&mut self, reply: oneshot::Sender<Status>) {
-        self.status_asked.push(reply);
-        if self.status_due.is_none() && self.others.ask_status() {
-            self.status_due = Some(Instant::now() + STATUS_TIMEOUT);
-        }
-        if self.status_due.is_none() {
-            self.answer_status();
-        }
-    }
-
-    fn answer_status(&mut self) {
-        self.status_due = None;
-        let status = self.status();
-        for reply in self.status_asked.drain(..) {
-            reply.send(status.clone()).ok();
-        }
-    }
-
-    fn status(&self) -> Status {
-        let now = SystemTime::now();
-        let PeerStatus { phase, connections, left_ms } = self.peer_status();
-        let ours = GenerationStatus {
-            generation: self.generation,
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
-            version: self.options.version.clone(),
-            phase: Some(phase),
-            age_ms: age_ms(unix_ms(self.started), now),
-            connections,
-            left_ms,
-        };
-        let child = self.child.as_ref().map(|child| GenerationStatus {
-            generation: child.generation,
-            pid: child.pid,
-            version: self.child_ready.as_ref().map(|(ready, _)| ready.version.clone()).unwrap_or_default(),
-            phase: Some(if self.child_ready.is_some() { Phase::Candidate } else { Phase::Starting }),
-            age_ms: self.upgrade.as_ref().map_or(0, |upgrade| millis(upgrade.since.elapsed())),
-            connections: Vec::new(),
-            left_ms: None,
-        });
-        let mut generations: Vec<GenerationStatus> =
-            self.others.statuses(now).chain([ours]).chain(child).collect();
-        generations.sort_by_key(|one| one.generation);
-        let listener = |group: &Group| ListenerStatus {
-            name: group.name.to_string(),
-            address: group.address.to_string(),
-            sockets: group.sockets.len(),
-        };
-        Status {
-            generation: self.generation,
-            pid: std::process::id(),
-            version: self.options.version.clone(),
-            phase,
-            executable: self.program.display().to_string(),
-            listeners: self.listeners.groups().iter().map(listener).collect(),
-            accept_errors: Counts::accept_errors(&self.counts),
-            last_upgrade: self.last_upgrade.clone(),
-            generations,
         }
     }
 

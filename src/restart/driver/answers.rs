@@ -1,0 +1,121 @@
+//! What the driver answers to those who ask: progress, verdicts, the status.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::restart::handoff::{PeerStatus, millis};
+use crate::restart::listeners::Group;
+use crate::restart::state::{Failure, Phase, Verdict};
+use crate::restart::status::{GenerationStatus, ListenerStatus, Progress, Status, age_ms, unix_ms};
+use crate::restart::tracker::Counts;
+
+/// How long the generations that drain may take to say how they are.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
+
+impl Driver {
+    pub(super) fn report(&mut self, progress: impl FnOnce(u64, &Driver) -> Progress) {
+        let Some(upgrade) = &self.upgrade else { return };
+        let progress = progress(millis(upgrade.since.elapsed()), self);
+        // The one who asked may have gone; the log has it all.
+        upgrade.progress.send(progress).ok();
+    }
+
+    pub(super) fn report_verdict(&mut self, verdict: Verdict) {
+        match &verdict {
+            Verdict::Committed => tracing::info!(generation = self.generation, "the upgrade is committed"),
+            Verdict::RolledBack => {
+                tracing::warn!(generation = self.generation, "the upgrade was rolled back")
+            }
+            Verdict::Failed(Failure { step, message }) => {
+                tracing::error!(generation = self.generation, %step, cause = %message, "the upgrade failed");
+                let first = message.lines().next().unwrap_or_default();
+                self.notifier.ready(&format!(
+                    "upgrade failed at {step}: {first}; generation {} serves",
+                    self.generation
+                ));
+            }
+        }
+        if verdict == Verdict::RolledBack {
+            self.notifier.ready(&format!("rolled back; generation {} serves", self.generation));
+        }
+        self.last_upgrade = Some(verdict.clone());
+        self.report(|elapsed_ms, _| Progress::Ended { elapsed_ms, verdict });
+        self.upgrade = None;
+    }
+
+    pub(super) fn peer_status(&self) -> PeerStatus {
+        PeerStatus {
+            phase: self.state.phase(),
+            connections: Counts::sum(&self.counts),
+            left_ms: self.left_ms(),
+        }
+    }
+
+    pub(super) fn left_ms(&self) -> Option<u64> {
+        let drain = self.view.borrow().drain?;
+        Some(millis(drain.deadline.saturating_duration_since(Instant::now())))
+    }
+
+    pub(super) fn status_asked(&mut self, reply: oneshot::Sender<Status>) {
+        self.status_asked.push(reply);
+        if self.status_due.is_none() && self.others.ask_status() {
+            self.status_due = Some(Instant::now() + STATUS_TIMEOUT);
+        }
+        if self.status_due.is_none() {
+            self.answer_status();
+        }
+    }
+
+    pub(super) fn answer_status(&mut self) {
+        self.status_due = None;
+        let status = self.status();
+        for reply in self.status_asked.drain(..) {
+            reply.send(status.clone()).ok();
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let now = SystemTime::now();
+        let PeerStatus { phase, connections, left_ms } = self.peer_status();
+        let ours = GenerationStatus {
+            generation: self.generation,
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            version: self.options.version.clone(),
+            phase: Some(phase),
+            age_ms: age_ms(unix_ms(self.started), now),
+            connections,
+            left_ms,
+        };
+        let child = self.child.as_ref().map(|child| GenerationStatus {
+            generation: child.generation,
+            pid: child.pid,
+            version: self.child_ready.as_ref().map(|(ready, _)| ready.version.clone()).unwrap_or_default(),
+            phase: Some(if self.child_ready.is_some() { Phase::Candidate } else { Phase::Starting }),
+            age_ms: self.upgrade.as_ref().map_or(0, |upgrade| millis(upgrade.since.elapsed())),
+            connections: Vec::new(),
+            left_ms: None,
+        });
+        let mut generations: Vec<GenerationStatus> =
+            self.others.statuses(now).chain([ours]).chain(child).collect();
+        generations.sort_by_key(|one| one.generation);
+        let listener = |group: &Group| ListenerStatus {
+            name: group.name.to_string(),
+            address: group.address.to_string(),
+            sockets: group.sockets.len(),
+        };
+        Status {
+            generation: self.generation,
+            pid: std::process::id(),
+            version: self.options.version.clone(),
+            phase,
+            executable: self.program.display().to_string(),
+            listeners: self.listeners.groups().iter().map(listener).collect(),
+            accept_errors: Counts::accept_errors(&self.counts),
+            last_upgrade: self.last_upgrade.clone(),
+            generations,
+        }
+    }
+}
