@@ -19,7 +19,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let address: ListenAddr = std::env::args().nth(1).unwrap_or("127.0.0.1:7777".into()).parse()?;
     let address = startup.listeners().open("echo", &address, &ListenOptions::default())?;
     println!("generation {} (pid {}) on {address}", startup.generation(), std::process::id());
-    let listeners = startup.listeners().share(0, 1)?;
+    let listeners = startup.listeners().share("echo", 0, 1)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = LocalSet::new().block_on(&runtime, async {

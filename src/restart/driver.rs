@@ -14,6 +14,7 @@ mod actions;
 mod answers;
 mod handle;
 
+use super::address::ListenAddr;
 use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
 use super::invocation::Invocation;
@@ -26,7 +27,7 @@ use super::spawn::{Child, ChildEvent};
 use super::startup::{Options, Predecessor, Startup, tell};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
 use super::status::{Progress, Status};
-use super::tracker::Counts;
+use super::tracker::{Counts, KindStatus};
 use super::view::View;
 use handle::Command;
 pub use handle::{Gone, Handle};
@@ -194,6 +195,12 @@ impl Driver {
     /// The number of this process among its predecessors, from 1.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Where the listener `name` is bound.
+    pub fn address(&self, name: &str) -> Option<&ListenAddr> {
+        let mut addresses = self.listeners.addresses();
+        addresses.find(|(listener, _)| *listener == name).map(|(_, address)| address)
     }
 
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.
@@ -413,6 +420,11 @@ impl Driver {
         self.listeners.remove_files(|group| view.is_leaving(&group.name));
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.owner) {
             pidfile::remove(path);
+        }
+        for KindStatus { kind, began, ends, .. } in Counts::sum(&self.counts) {
+            let ends: Vec<String> =
+                ends.iter().map(|(end, count)| format!("{}={count}", end.as_str())).collect();
+            tracing::info!(generation = self.generation, %kind, began, ends = %ends.join(" "), "connections");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! accept loop, for as long as the listener is configured. Closing one socket of an `SO_REUSEPORT` group
 //! would reset what waits in its queue.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -98,26 +98,17 @@ impl Listeners {
         self.groups.iter().map(|group| (&*group.name, &group.address))
     }
 
-    /// The sockets that `worker` of `workers` serves. With fewer workers than sockets a worker serves
-    /// several; with more, some share one. Listeners for the owner are not among them.
-    pub fn share(&self, worker: usize, workers: usize) -> Result<Vec<Listener>, Error> {
-        let mut share = Vec::new();
-        for group in self.groups.iter().filter(|group| group.audience == Audience::Public) {
-            let mine = (0..group.sockets.len().max(workers)).filter(|i| i % workers == worker);
-            let sockets: HashSet<usize> = mine.map(|i| i % group.sockets.len()).collect();
-            for i in sockets {
-                share.push(group.listener(i)?);
-            }
-        }
-        Ok(share)
-    }
-
-    /// One listener by its name, with all its sockets, for the one thread that serves it.
-    pub fn take(&self, name: &str) -> Result<Vec<Listener>, Error> {
+    /// The sockets of the listener `name` that `worker` of `workers` serves, counted from 0; none if there
+    /// is no such listener. With fewer workers than sockets a worker serves several; with more, some share
+    /// one.
+    pub fn share(&self, name: &str, worker: usize, workers: usize) -> Result<Vec<Listener>, Error> {
         let Some(group) = self.groups.iter().find(|group| &*group.name == name) else {
             return Ok(Vec::new());
         };
-        (0..group.sockets.len()).map(|i| group.listener(i)).collect()
+        let sockets = group.sockets.len();
+        let mine = (0..sockets.max(workers)).filter(|i| i % workers == worker).map(|i| i % sockets);
+        let mine: BTreeSet<usize> = mine.collect();
+        mine.into_iter().map(|i| group.listener(i)).collect()
     }
 
     pub(crate) fn groups(&self) -> &[Group] {
