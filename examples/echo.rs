@@ -18,18 +18,19 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut startup = Startup::begin()?;
     let address: ListenAddr = std::env::args().nth(1).unwrap_or("127.0.0.1:7777".into()).parse()?;
     let address = startup.listeners().open("echo", &address, &ListenOptions::default())?;
-    println!("generation {} (pid {}) on {address}", startup.generation(), std::process::id());
+    let generation = startup.generation();
     let listeners = startup.listeners().share("echo", 0, 1)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = LocalSet::new().block_on(&runtime, async {
         let options = Options { probation: Duration::from_secs(1), ..Options::default() };
         let (driver, _handle, mut members) = startup.assemble(options, 1)?;
+        println!("generation {generation} (pid {}) on {address}", std::process::id());
         if let Some(member) = members.pop() {
             spawn_local(async move {
                 let tracker = member.tracker();
                 let begin = tracker.clone();
-                let serve = move |connection| drop(spawn_local(echo(connection, begin.begin(Kind(0)))));
+                let serve = move |connection| drop(spawn_local(echo(generation, connection, begin.begin(Kind(0)))));
                 member.attend(&tracker, listeners, 1000, serve).await;
             });
         }
@@ -38,9 +39,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if outcome == Outcome::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Sends back what comes. A process that drains waits until the peer is done, or for its drain deadline.
-async fn echo(connection: Accepted, guard: Guard) {
+/// Says which generation it is and sends back what comes. A process that drains waits until the peer is
+/// done, or for its drain deadline.
+async fn echo(generation: u32, connection: Accepted, guard: Guard) {
     let mut stream = connection.stream;
+    if stream.write_all(format!("generation {generation}\n").as_bytes()).await.is_err() {
+        return guard.end(End::PeerAborted);
+    }
     let mut buffer = [0; 4096];
     loop {
         let Ok(count) = stream.read(&mut buffer).await else { return guard.end(End::PeerAborted) };
