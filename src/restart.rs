@@ -1,4 +1,40 @@
-//! The graceful-restart core.
+//! The graceful-restart core: it replaces a running process by the program on disk, without a connection
+//! noticing. It knows nothing of HTTP.
+//!
+//! ```text
+//!             SIGHUP, Handle::upgrade
+//!                       │
+//!  parent  Serving ─► Upgrading ─────► Probation ─────► Draining ─► gone
+//!                       │  late, failed  │ child died,     │ all done, or
+//!                       │                │ or a rollback   │ the deadline
+//!                       ▼                ▼                 ▼
+//!                    Serving          Serving            exit 0
+//!
+//!  child            Starting ──Ready─► Candidate ──Commit─► Serving, the owner
+//! ```
+//!
+//! **The central invariant:** at every instant some live process holds every listening socket, and accepts
+//! or will. The parent keeps its sockets until the child says that it is the owner; the child has had the
+//! same sockets since before it ran.
+//!
+//! # The life of a process
+//!
+//! 1. [`Startup::begin`], first of all: takes what was passed on (sockets, the channel to the parent).
+//! 2. [`Startup::listeners`] → [`Listeners::open`]: each listener is adopted, or bound if it is new.
+//! 3. [`Startup::assemble`]: the [`Driver`], the [`Handle`] to it, and a [`Member`] for each thread that
+//!    serves connections.
+//! 4. Each thread runs [`Member::attend`] with its share of the listeners, and begins each connection in its
+//!    [`Tracker`].
+//! 5. [`Driver::run`]: says that it is ready, and drives every upgrade until the process ends.
+//!
+//! `examples/echo.rs` is all of it in one page.
+//!
+//! # Where things are
+//!
+//! [`state`] decides (pure), `driver` performs. `spawn` is the parent's side of a birth, `startup` and
+//! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
+//! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `notify`
+//! and `pidfile` speak to the outside. `sys` has all the `unsafe`.
 
 mod accept;
 mod address;
