@@ -3,3 +3,5 @@
 pub mod restart;
 #[cfg(feature = "proxy")]
 pub mod settings;
+#[cfg(feature = "proxy")]
+pub mod supervise;

@@ -1,0 +1,125 @@
+//! The signals, read one by one (signalfd(2)), and what each means.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+const TAKEN: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A child is dead.
+    Reap,
+    /// SIGTERM or SIGINT.
+    Stop(Signal),
+    /// The terminal has closed.
+    HangUp,
+    /// SIGHUP, meant as such.
+    Upgrade,
+    /// Only the main process knows.
+    Other(Signal),
+    Nothing,
+}
+
+pub(super) struct Signals {
+    signals: SignalFd,
+    /// The controlling terminal, if there is one, to see whether it is still there.
+    terminal: Option<File>,
+    hangup_ignored: bool,
+}
+
+impl Signals {
+    /// From here on none of them ends this process. Must be called while it has one thread.
+    pub(super) fn take() -> nix::Result<Signals> {
+        let hangup_ignored = fs::read_to_string("/proc/self/status").is_ok_and(|it| ignores_hangup(&it));
+        let taken: SigSet = TAKEN.into_iter().collect();
+        taken.thread_block()?;
+        let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        // To open a serial line may otherwise wait for its carrier.
+        let at_once = OFlag::O_NONBLOCK.bits();
+        let terminal = OpenOptions::new().read(true).custom_flags(at_once).open("/dev/tty").ok();
+        Ok(Signals { signals, terminal, hangup_ignored })
+    }
+
+    /// The next signal that has come.
+    pub(super) fn next(&self) -> Option<Asked> {
+        let info = match self.signals.read_signal() {
+            Ok(info) => info?,
+            Err(errno) => {
+                super::say(format_args!("cannot read a signal: {}", io::Error::from(errno)));
+                return None;
+            }
+        };
+        let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())?;
+        // The kernel itself sends it for no other reason (sigaction(2)); a shell passes it on to its jobs.
+        let by_the_kernel = info.ssi_code == nix::libc::SI_KERNEL;
+        let hung_up = signal == Signal::SIGHUP && (by_the_kernel || self.terminal_is_gone());
+        Some(meaning(signal, hung_up, self.hangup_ignored))
+    }
+
+    fn terminal_is_gone(&self) -> bool {
+        let Some(terminal) = &self.terminal else { return false };
+        let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+fn meaning(signal: Signal, hung_up: bool, hangup_ignored: bool) -> Asked {
+    match signal {
+        Signal::SIGCHLD => Asked::Reap,
+        Signal::SIGTERM | Signal::SIGINT => Asked::Stop(signal),
+        Signal::SIGHUP if hung_up && hangup_ignored => Asked::Nothing,
+        Signal::SIGHUP if hung_up => Asked::HangUp,
+        Signal::SIGHUP => Asked::Upgrade,
+        other => Asked::Other(other),
+    }
+}
+
+/// Whether the one who started this process had SIGHUP ignored, as nohup(1) has (proc_pid_status(5)).
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (Signal::SIGHUP as u32 - 1)) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_is_an_upgrade_only_if_someone_asks_for_it() {
+        assert_eq!(meaning(Signal::SIGHUP, false, false), Asked::Upgrade);
+        assert_eq!(meaning(Signal::SIGHUP, true, false), Asked::HangUp);
+        assert_eq!(meaning(Signal::SIGHUP, true, true), Asked::Nothing);
+        assert_eq!(meaning(Signal::SIGHUP, false, true), Asked::Upgrade);
+    }
+
+    #[test]
+    fn what_nohup_leaves_behind() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
+    }
+}
