@@ -95,7 +95,10 @@ impl Server {
                 Outcome::Closed { stream, end } => break self.close(stream, end).await,
                 // The next request, or its beginning, came as we were about to close.
                 Outcome::AtRest { stream: at_rest } if at_rest.has_unread().unwrap_or(false) => {
-                    stream = at_rest
+                    stream = at_rest;
+                    if stream.readable().await.is_err() {
+                        break End::PeerAborted;
+                    }
                 }
                 Outcome::AtRest { stream } => break self.close(stream, End::Closed).await,
                 Outcome::TooSlow { stream } => {

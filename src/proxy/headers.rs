@@ -176,8 +176,7 @@ fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> 
         _ if request.method() == Method::OPTIONS && target.path() == "/" && target.query().is_none() => {
             PathAndQuery::from_static("*")
         }
-        Some(origin) if origin.as_str().starts_with('/') => origin.clone(),
-        Some(origin) => PathAndQuery::try_from(format!("/{origin}")).map_err(|_| Error::Target)?,
+        Some(origin) => origin.clone(),
         None => PathAndQuery::from_static("/"),
     };
     *request.uri_mut() = Uri::from(origin);

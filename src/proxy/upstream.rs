@@ -163,10 +163,6 @@ impl Server {
         server
     }
 
-    pub(super) fn address(&self) -> &ServerAddr {
-        &self.address
-    }
-
     /// An idle connection that was alive when this thread last looked.
     pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();

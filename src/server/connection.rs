@@ -209,29 +209,23 @@ impl<'c> Watch<'c> {
     fn outcome(self, ended: Ended, mut stream: Downstream) -> Outcome {
         let notes = self.notes;
         match ended {
-            Ended::Http(Ok(())) if notes.peer_closed.get() => {
-                Outcome::Closed { stream, end: End::ClosedByPeer }
-            }
-            Ended::Http(Ok(())) if self.parting => {
-                stream.skip_empty_lines();
-                Outcome::AtRest { stream }
-            }
-            Ended::Http(Ok(())) => Outcome::Closed { stream, end: End::Closed },
-            Ended::Http(Err(error)) if error.is_user() => {
-                tracing::warn!(
-                    cause = std::error::Error::source(&error).map(tracing::field::display),
-                    "an answer was broken off"
-                );
-                Outcome::Cut { stream, end: End::Aborted, reset: notes.close_delimited.get() }
-            }
+            Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
+                true => {
+                    stream.skip_empty_lines();
+                    Outcome::AtRest { stream }
+                }
+                false => Outcome::Closed { stream, end: End::Closed },
+            },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }
-            // At rest nothing is lost when the client resets the connection.
-            Ended::Http(Err(_)) if !self.active && !notes.head_begun.get() => {
-                Outcome::Closed { stream, end: End::ClosedByPeer }
+            Ended::Http(Err(error)) if error.is_user() => {
+                let cause = std::error::Error::source(&error).map(tracing::field::display);
+                tracing::warn!(cause, "an answer was broken off");
+                Outcome::Cut { stream, end: End::Aborted, reset: notes.close_delimited.get() }
             }
-            Ended::Http(Err(_)) => Outcome::Closed { stream, end: End::PeerAborted },
+            Ended::Http(_) if notes.peer_aborted.get() => Outcome::Closed { stream, end: End::PeerAborted },
+            Ended::Http(_) => Outcome::Closed { stream, end: End::ClosedByPeer },
             Ended::HeaderTimeout => Outcome::TooSlow { stream },
             Ended::Stalled if notes.answer_begun.get() => {
                 Outcome::Cut { stream, end: End::TimedOut, reset: true }

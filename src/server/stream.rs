@@ -52,6 +52,15 @@ impl Downstream {
         Ok(!self.unread.is_empty() || crate::restart::unread_bytes(self)? > 0)
     }
 
+    /// Waits until something can be read. The kernel may have it already and the runtime not know.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match &self.kind {
+            _ if !self.unread.is_empty() => Ok(()),
+            Kind::Plain(Stream::Tcp(stream)) => stream.readable().await,
+            Kind::Plain(Stream::Unix(stream)) => stream.readable().await,
+        }
+    }
+
     /// Makes the close a reset: a client that would take a plain end for the end of the answer learns that
     /// it is not, and what it does not read does not stay in the kernel.
     pub(super) fn reset_on_close(&self) {
@@ -131,6 +140,8 @@ pub(super) struct Notes {
     pub(super) head_begun: Cell<bool>,
     /// Whether the client has closed its side, or the connection is lost.
     pub(super) peer_closed: Cell<bool>,
+    /// Whether that was in the middle of something.
+    pub(super) peer_aborted: Cell<bool>,
     /// Whether a request is being answered.
     pub(super) in_flight: Cell<bool>,
     /// Whether a request has been read on this stream since it was last taken apart.
@@ -153,12 +164,19 @@ pub(super) struct Noted {
 }
 
 impl Noted {
+    fn note_move(&self) {
+        self.notes.moves.set(self.notes.moves.get() + 1);
+    }
+
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
         self.notes.write_blocked.set(written.is_pending());
         match written {
-            Poll::Ready(Ok(n)) if *n > 0 => self.notes.moves.set(self.notes.moves.get() + 1),
-            Poll::Ready(Err(_)) => self.notes.peer_closed.set(true),
-            _ => {}
+            Poll::Ready(Ok(_)) => self.note_move(),
+            Poll::Ready(Err(_)) => {
+                self.notes.peer_closed.set(true);
+                self.notes.peer_aborted.set(true);
+            }
+            Poll::Pending => {}
         }
     }
 }
@@ -170,10 +188,13 @@ impl AsyncRead for Noted {
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                this.notes.moves.set(this.notes.moves.get() + 1);
+                this.note_move();
                 this.notes.head_begun.set(true);
             }
-            Poll::Ready(_) => this.notes.peer_closed.set(true),
+            Poll::Ready(_) => {
+                this.notes.peer_closed.set(true);
+                this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
+            }
             Poll::Pending => {}
         }
         result

@@ -136,7 +136,8 @@ fn a_request_that_meets_the_end_of_the_grace_is_answered() {
             // Not one turn of the loop in between: the bytes are there when the driver wakes.
             assert_eq!(client.stream.try_write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(), 27);
             client.message().await.expect("200 OK").expect("connection: close\r\n");
-            edge.ends().await;
+            assert_eq!(client.rest().await, "");
+            assert_eq!(edge.ends().await, [(End::Closed, 1)]);
         }
     });
 }

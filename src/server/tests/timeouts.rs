@@ -58,6 +58,7 @@ fn a_client_that_does_not_read_its_answer_is_cut() {
         let edge = setup.start().await;
         let mut client = edge.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        edge.until_active(1).await;
         assert_eq!(edge.ends().await, [(End::TimedOut, 1)]);
     });
 }
