@@ -1,7 +1,41 @@
-//! exuvia: see `ARCHITECTURE.md`.
+//! **exuvia**: an edge HTTP reverse proxy whose every change (new binary, new configuration) is an *upgrade*:
+//! the running process forks and execs the program on disk, the new one takes over the listening sockets, and
+//! the old one finishes what it has and goes. Nobody outside notices.
+//!
+//! Without its default feature the crate is [`restart`] alone: the graceful-restart core, for any daemon.
+//!
+//! # One request
+//!
+//! `restart::accept` takes a connection → `worker` begins it → `server` speaks HTTP with the client →
+//! `proxy` turns one request into one response: headers, a connection from the pool, forward.
+//!
+//! # One upgrade
+//!
+//! SIGHUP or `exuvia upgrade` → `restart::driver` asks `restart::state` what to do → `restart::spawn` forks and
+//! execs → *new process:* `main` → `app` → `restart::inherit` → `restart::handoff` → `restart::listeners` →
+//! `Ready` → *old process:* `restart::driver` → `restart::state` → `restart::tracker` drains → exit.
+//!
+//! # The modules, in reading order
 
-pub mod restart;
-#[cfg(feature = "proxy")]
-pub mod settings;
 #[cfg(feature = "proxy")]
 pub mod supervise;
+
+#[cfg(feature = "proxy")]
+pub mod settings;
+
+#[cfg(feature = "proxy")]
+pub mod worker;
+
+#[cfg(feature = "proxy")]
+pub mod server;
+
+#[cfg(feature = "proxy")]
+pub mod proxy;
+
+#[cfg(feature = "proxy")]
+pub mod demo;
+
+#[cfg(feature = "proxy")]
+mod timer;
+
+pub mod restart;

@@ -43,6 +43,9 @@ pub enum End {
     TimedOut,
     /// We refused it because a limit was reached.
     Refused,
+    /// We broke it off in the middle of something that could not be finished, such as an answer of which
+    /// the rest is not to be had.
+    Aborted,
     /// It was cut at the drain deadline, or by a stop that does not wait, while something was in flight.
     DroppedInFlight,
     /// It was cut at the drain deadline, or by a stop that does not wait, while it was at rest.
@@ -53,13 +56,14 @@ pub enum End {
 
 impl End {
     /// Every end, in the order of their counters.
-    pub const ALL: [End; 9] = [
+    pub const ALL: [End; 10] = [
         End::ClosedByPeer,
         End::Closed,
         End::PeerAborted,
         End::ProtocolError,
         End::TimedOut,
         End::Refused,
+        End::Aborted,
         End::DroppedInFlight,
         End::DroppedIdle,
         End::Lost,
@@ -74,6 +78,7 @@ impl End {
             End::ProtocolError => "protocol_error",
             End::TimedOut => "timed_out",
             End::Refused => "refused",
+            End::Aborted => "aborted",
             End::DroppedInFlight => "dropped_in_flight",
             End::DroppedIdle => "dropped_idle",
             End::Lost => "lost",

@@ -1,0 +1,134 @@
+//! One request in, one response out.
+//!
+//! ```text
+//! request ──► headers ──► upstream: an idle connection, or a new one ──► forward ──► headers ──► response
+//!                │                              │                           │
+//!                └──────────────────────────────┴────────── error ──────────┴──────────────────► response
+//! ```
+//!
+//! A [`Proxy`] belongs to one worker, and a [`Client`] to one connection of it. Nothing here is `Send`.
+
+mod body;
+mod error;
+mod forward;
+mod headers;
+mod upstream;
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+pub use body::Body;
+pub use error::{BodyError, Cause, Error, Fault};
+pub(crate) use upstream::MIN_BUFFER_BYTES;
+pub use upstream::{ConnectionConfig, ServerAddr};
+
+use body::Upload;
+use headers::Forwarded;
+use upstream::Server;
+
+use crate::timer::Timer;
+
+/// Where requests go, and how long that may take.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The servers, asked in turn.
+    pub servers: Vec<ServerAddr>,
+    /// How connections to them are made and kept.
+    pub connections: ConnectionConfig,
+    /// How long a server may take to answer, from the moment it has the whole request: 504. Time in which
+    /// the client sends its body does not count.
+    pub response_timeout: Duration,
+    /// How long a server may pause in the middle of an answer, before the answer is broken off.
+    pub stall_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            servers: Vec::new(),
+            connections: ConnectionConfig::default(),
+            response_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The proxy of one worker.
+#[derive(Debug)]
+pub struct Proxy {
+    servers: Vec<Rc<Server>>,
+    /// Whose turn it is.
+    turn: Cell<usize>,
+    response_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+impl Proxy {
+    /// Must run within a [`LocalSet`](tokio::task::LocalSet).
+    pub fn new(config: &Config) -> Rc<Self> {
+        let server = |address: &ServerAddr| Server::new(address.clone(), config.connections.clone());
+        Rc::new(Proxy {
+            servers: config.servers.iter().map(server).collect(),
+            turn: Cell::new(0),
+            response_timeout: config.response_timeout,
+            stall_timeout: config.stall_timeout,
+        })
+    }
+
+    /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
+    pub fn client(self: &Rc<Self>, ip: Option<IpAddr>, scheme: &'static str) -> Client {
+        Client {
+            proxy: self.clone(),
+            forwarded: Forwarded::new(ip, scheme),
+            upload: Rc::new(Upload::new()),
+            timer: Rc::default(),
+        }
+    }
+
+    /// The servers in the order in which this request tries them.
+    fn servers(&self) -> impl Iterator<Item = &Rc<Server>> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let first = turn % self.servers.len().max(1);
+        let (behind, ahead) = self.servers.split_at(first);
+        ahead.iter().chain(behind)
+    }
+}
+
+/// One client's connection, as the proxy sees it.
+#[derive(Debug)]
+pub struct Client {
+    proxy: Rc<Proxy>,
+    forwarded: Forwarded,
+    upload: Rc<Upload>,
+    timer: Rc<RefCell<Timer>>,
+}
+
+impl Client {
+    /// Answers one request: with what an upstream says, or with the error that kept it from that. The client
+    /// must not send another before this answer has been read or dropped.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.forward(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                error.log();
+                error.response()
+            }
+        }
+    }
+
+    /// Whether a request body is still on its way. An upstream may answer before it has all of it.
+    pub fn is_uploading(&self) -> bool {
+        self.upload.is_open()
+    }
+
+    /// Whether the upstream would take more of the request body than the client has sent.
+    pub fn is_awaited(&self) -> bool {
+        self.upload.awaits_client()
+    }
+}

@@ -1,0 +1,203 @@
+//! The bodies that pass through: never collected, one chunk at a time, and only as fast as the other side
+//! takes them.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::error::BodyError;
+use super::upstream::Lease;
+use crate::timer::Timer;
+
+/// What a client gets.
+#[derive(Debug)]
+pub struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Taken when it is sent.
+    Full(Bytes),
+    Upstream(FromUpstream),
+}
+
+#[derive(Debug)]
+struct FromUpstream {
+    incoming: Incoming,
+    ended: bool,
+    /// Goes back to the pool once the answer has been read to its end.
+    lease: Option<Lease>,
+    silence: Silence,
+}
+
+/// How long the upstream may send nothing in the middle of an answer.
+#[derive(Debug)]
+pub(super) struct Silence {
+    pub(super) timer: Rc<RefCell<Timer>>,
+    pub(super) limit: Duration,
+    /// Since when the client waits for the upstream; not while the upstream waits for the client.
+    pub(super) since: Option<Instant>,
+}
+
+impl Body {
+    pub(super) fn full(text: Bytes) -> Self {
+        Body(Kind::Full(text))
+    }
+
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, silence: Silence) -> Self {
+        Body(Kind::Upstream(FromUpstream { incoming, ended: false, lease: Some(lease), silence }))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Kind::Full(text) if text.is_empty() => Poll::Ready(None),
+            Kind::Full(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Kind::Upstream(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(text) => text.is_empty(),
+            Kind::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl FromUpstream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.silence.since = None;
+                self.ended = frame.is_none();
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Cut)))
+            }
+            Poll::Pending => {
+                let since = *self.silence.since.get_or_insert_with(Instant::now);
+                let deadline = since + self.silence.limit;
+                self.silence
+                    .timer
+                    .borrow_mut()
+                    .poll_until(deadline, cx)
+                    .map(|()| Some(Err(BodyError::Stalled)))
+            }
+        }
+    }
+}
+
+impl Drop for FromUpstream {
+    fn drop(&mut self) {
+        // Otherwise the client has gone away, or the upstream has: the connection ends with this body.
+        if (self.ended || self.incoming.is_end_stream())
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+/// Where the upload of a request body stands, seen by those who hold the clocks.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// Whether a body is on its way.
+    open: Cell<bool>,
+    /// Whether the upstream would take more and the client has not sent it.
+    awaits_client: Cell<bool>,
+    /// When the upstream last took something; since then it is the upstream that is waited for.
+    advanced: Cell<Instant>,
+}
+
+impl Upload {
+    pub(super) fn new() -> Self {
+        Upload {
+            open: Cell::new(false),
+            awaits_client: Cell::new(false),
+            advanced: Cell::new(Instant::now()),
+        }
+    }
+
+    /// The upstream is waited for from now on.
+    pub(super) fn begin(&self) {
+        self.advanced.set(Instant::now());
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client.get()
+    }
+
+    pub(super) fn advanced(&self) -> Instant {
+        self.advanced.get()
+    }
+}
+
+/// What the upstream gets.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    upload: Rc<Upload>,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, upload: Rc<Upload>) -> Self {
+        upload.open.set(!incoming.is_end_stream());
+        RequestBody { incoming, upload }
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        this.upload.awaits_client.set(frame.is_pending());
+        if frame.is_ready() {
+            this.upload.advanced.set(Instant::now());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.upload.open.set(false);
+        self.upload.awaits_client.set(false);
+    }
+}

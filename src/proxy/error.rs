@@ -1,0 +1,166 @@
+//! Everything that keeps a request from its answer.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use super::upstream::ServerAddr;
+
+/// Why a request was not answered by its upstream. `Display` is what the client reads.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// HTTP/1.1 without `Host` (RFC 9112, section 3.2).
+    #[error("the request has no Host")]
+    MissingHost,
+    /// `Host` more than once.
+    #[error("the request has more than one Host")]
+    RepeatedHost,
+    /// `Host`, or the host in the target, is none.
+    #[error("the request's host is not valid")]
+    InvalidHost,
+    /// The target is in no form that this method may have.
+    #[error("the request target is not valid")]
+    Target,
+    /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
+    #[error("the request's transfer coding is not understood; chunked is")]
+    TransferCoding,
+    /// The client asks for a tunnel.
+    #[error("CONNECT is not allowed here")]
+    Connect,
+    /// The client broke off its body, or framed it wrong.
+    #[error("the request body could not be read")]
+    RequestBody(#[source] Cause),
+    /// No connection to the upstream.
+    #[error("upstream {0}: {brief}", brief = Brief(.1))]
+    Unreachable(ServerAddr, #[source] io::Error),
+    /// No connection to the upstream in time.
+    #[error("upstream {0}: no connection in time")]
+    ConnectTimeout(ServerAddr),
+    /// Connected, and no answer in time.
+    #[error("upstream {0}: no answer in time")]
+    Silent(ServerAddr),
+    /// The upstream closed the connection and had not answered.
+    #[error("upstream {0}: closed the connection before it answered")]
+    ClosedEarly(ServerAddr, #[source] Cause),
+    /// What the upstream sent is not HTTP.
+    #[error("upstream {0}: sent a malformed answer")]
+    Malformed(ServerAddr, #[source] Cause),
+    /// No server is configured.
+    #[error("no upstream server")]
+    NoServer,
+}
+
+/// What lies behind an [`Error`].
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+}
+
+impl Error {
+    /// The table: each error's status, its label in metrics, and whose fault it is.
+    fn row(&self) -> (StatusCode, &'static str, Fault) {
+        use Fault::{Client, Upstream};
+        match self {
+            Error::MissingHost => (StatusCode::BAD_REQUEST, "host_missing", Client),
+            Error::RepeatedHost => (StatusCode::BAD_REQUEST, "host_repeated", Client),
+            Error::InvalidHost => (StatusCode::BAD_REQUEST, "host_invalid", Client),
+            Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
+            Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
+            Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
+            Error::RequestBody(_) => (StatusCode::BAD_REQUEST, "request_body", Client),
+            Error::Unreachable(..) => (StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
+            Error::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream),
+            Error::Silent(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_silent", Upstream),
+            Error::ClosedEarly(..) => (StatusCode::BAD_GATEWAY, "upstream_closed_early", Upstream),
+            Error::Malformed(..) => (StatusCode::BAD_GATEWAY, "upstream_malformed", Upstream),
+            Error::NoServer => (StatusCode::BAD_GATEWAY, "upstream_none", Upstream),
+        }
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        self.row().0
+    }
+
+    /// The word for it in metrics and logs.
+    pub fn label(&self) -> &'static str {
+        self.row().1
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.row().2
+    }
+
+    /// Whether nothing can follow on the client's connection, because where the request ends is not known
+    /// or is no longer looked for.
+    fn closes(&self) -> bool {
+        matches!(self, Error::TransferCoding | Error::Connect | Error::RequestBody(_))
+    }
+
+    /// Writes the log line.
+    pub(super) fn log(&self) {
+        let (status, label, fault) = self.row();
+        let cause = std::error::Error::source(self).map(ToString::to_string);
+        match fault {
+            Fault::Client => tracing::debug!(status = status.as_u16(), label, cause, "{self}"),
+            Fault::Upstream => tracing::warn!(status = status.as_u16(), label, cause, "{self}"),
+        }
+    }
+
+    /// The answer that says it.
+    pub(super) fn response(&self) -> Response<Body> {
+        let status = self.status();
+        let reason = status.canonical_reason().unwrap_or("Error");
+        let text = format!("{} {reason}: {self}\n", status.as_u16());
+        let mut response = Response::new(Body::full(Bytes::from(text)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Error::Connect = self {
+            // RFC 9110, section 15.5.6 asks for it; which methods a resource has, its upstream knows.
+            headers.insert(
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            );
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Why an answer that had begun was broken off. The client learns of it by a connection that ends too soon.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The upstream closed the connection in the middle, or framed the body wrong.
+    #[error("the upstream broke off its answer")]
+    Cut(#[source] hyper::Error),
+    /// The upstream stopped sending.
+    #[error("the upstream stopped in the middle of its answer")]
+    Stalled,
+}
+
+/// An I/O error in a word or two: "connection refused", without the error's number.
+struct Brief<'e>(&'e io::Error);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.raw_os_error(), self.0.kind()) {
+            (Some(_), kind) if kind.to_string() != "uncategorized error" => write!(f, "{kind}"),
+            _ => write!(f, "{}", self.0),
+        }
+    }
+}

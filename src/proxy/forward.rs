@@ -1,0 +1,117 @@
+//! A request's way to a server, and its answer's way back.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+
+use super::body::{Body, RequestBody, Silence};
+use super::error::Error;
+use super::upstream::{Lease, Server, ServerAddr};
+use super::{Client, headers};
+
+impl Client {
+    pub(super) async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        headers::prepare_request(&mut request, &self.forwarded)?;
+        let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
+
+        let (mut response, lease) = self.exchange(request).await?;
+        let server = lease.server();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::Malformed(server.clone(), "it switched protocols without being asked".into()));
+        }
+        if let Err(cause) = headers::prepare_response(&mut response) {
+            return Err(Error::Malformed(server.clone(), cause.into()));
+        }
+        Ok(response.map(|incoming| {
+            let limit = self.proxy.stall_timeout;
+            Body::upstream(incoming, lease, Silence { timer: self.timer.clone(), limit, since: None })
+        }))
+    }
+
+    /// Sends the request to the first server that can be reached. It is sent again only if nothing of it has
+    /// left this process: an idle connection may turn out to be dead.
+    async fn exchange(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Lease), Error> {
+        let mut last = Error::NoServer;
+        for server in self.proxy.servers() {
+            while let Some(lease) = server.idle() {
+                match self.send(lease, request).await? {
+                    Sent::Answered(response, lease) => return Ok((response, lease)),
+                    Sent::Unsent(unsent, _) => request = unsent,
+                }
+            }
+            match self.send_fresh(server, request).await? {
+                Sent::Answered(response, lease) => return Ok((response, lease)),
+                Sent::Unsent(unsent, error) => (request, last) = (unsent, error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn send_fresh(&self, server: &Rc<Server>, request: Request<RequestBody>) -> Result<Sent, Error> {
+        match server.connect().await {
+            Ok(lease) => self.send(lease, request).await,
+            Err(error) => Ok(Sent::Unsent(request, error)),
+        }
+    }
+
+    async fn send(&self, mut lease: Lease, request: Request<RequestBody>) -> Result<Sent, Error> {
+        // What came before, such as a slow connect, is not the server's silence.
+        self.upload.begin();
+        let sending = lease.sender.try_send_request(request);
+        let Some(result) = self.within_response_timeout(sending).await else {
+            return Err(Error::Silent(lease.server().clone()));
+        };
+        match result {
+            Ok(response) => Ok(Sent::Answered(response, lease)),
+            Err(mut failure) => {
+                let unsent = failure.take_message();
+                let error = classify(lease.server(), failure);
+                match unsent {
+                    Some(request) => Ok(Sent::Unsent(request, error)),
+                    None => Err(error),
+                }
+            }
+        }
+    }
+
+    /// `None` when the server has said nothing for too long after it took the last of the request. While it
+    /// waits for the client it is not silent; that clock is kept by the server side.
+    async fn within_response_timeout<T>(&self, sending: impl Future<Output = T>) -> Option<T> {
+        let limit = self.proxy.response_timeout;
+        let mut sending = pin!(sending);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let since = if self.upload.awaits_client() { Instant::now() } else { self.upload.advanced() };
+            self.timer.borrow_mut().poll_until(since + limit, cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+enum Sent {
+    Answered(Response<Incoming>, Lease),
+    Unsent(Request<RequestBody>, Error),
+}
+
+fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) -> Error {
+    let error = failure.into_error();
+    if error.is_user() {
+        // The only thing of ours that can fail there is the request's body.
+        Error::RequestBody(error.into())
+    } else if error.is_parse() {
+        Error::Malformed(server.clone(), error.into())
+    } else {
+        Error::ClosedEarly(server.clone(), error.into())
+    }
+}

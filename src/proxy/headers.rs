@@ -1,0 +1,232 @@
+//! What a proxy must change in the fields of a request and of an answer, done in place.
+//!
+//! - Fields for one hop end here (RFC 9110, section 7.6.1), with those that `Connection` names. But
+//!   `Connection` cannot take away what every recipient needs (`END_TO_END`): a client could otherwise
+//!   have this proxy strip the fields by which the upstream routes, frames or authorises.
+//! - `X-Forwarded-*` is *set*, never extended, and its relatives are dropped: this is an edge, and what an
+//!   unknown client says of whom it speaks for is worth nothing.
+//! - `Via` is extended both ways (RFC 9110, section 7.6.3).
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+
+use super::error::Error;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+const VIA_1_0: HeaderValue = HeaderValue::from_static("1.0 exuvia");
+const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 exuvia");
+
+/// What a client may not say: whom it speaks for, credentials meant for a forward proxy, and the field that
+/// CGI turns into `HTTP_PROXY` (httpoxy.org).
+const NOT_FROM_CLIENTS: [HeaderName; 5] =
+    [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP, header::PROXY_AUTHORIZATION, PROXY];
+
+/// What `Connection` names in vain.
+const END_TO_END: [HeaderName; 14] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::DATE,
+    header::HOST,
+    header::LOCATION,
+    header::SET_COOKIE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::VIA,
+];
+
+/// What the upstream is told of the client: computed once for each connection.
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    client: HeaderValue,
+    scheme: HeaderValue,
+}
+
+impl Forwarded {
+    /// `client` is `None` on a Unix socket.
+    pub(super) fn new(client: Option<IpAddr>, scheme: &'static str) -> Self {
+        let unknown = HeaderValue::from_static("unknown");
+        let client = client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()).unwrap_or(unknown);
+        Forwarded { client, scheme: HeaderValue::from_static(scheme) }
+    }
+}
+
+/// Turns what a client sent into what the upstream gets, or refuses it.
+pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &Forwarded) -> Result<(), Error> {
+    if request.method() == Method::CONNECT {
+        return Err(Error::Connect);
+    }
+    let chunked = check_transfer_coding(request.headers()).map_err(|()| Error::TransferCoding)?;
+    let host = take_host(request)?;
+    let via = via(request.version());
+    *request.version_mut() = Version::HTTP_11;
+    // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
+    request.extensions_mut().clear();
+
+    let has_body = !request.body().is_end_stream();
+    let headers = request.headers_mut();
+    let trailers = has_token(headers, &header::TE, "trailers");
+    end_hop(headers);
+    for name in &NOT_FROM_CLIENTS {
+        headers.remove(name);
+    }
+    if has_token(headers, &header::EXPECT, "100-continue") {
+        // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
+        headers.remove(header::EXPECT);
+    }
+    if chunked && has_body {
+        // Without it hyper would send a GET of unknown length without its body.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(header::HOST, host);
+    } else {
+        headers.remove(X_FORWARDED_HOST);
+    }
+    headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
+    headers.insert(X_FORWARDED_PROTO, forwarded.scheme.clone());
+    headers.append(header::VIA, via);
+    Ok(())
+}
+
+/// Turns what the upstream sent into what the client gets. An error is a framing that this proxy does not
+/// understand.
+pub(super) fn prepare_response<B: Body>(response: &mut Response<B>) -> Result<(), &'static str> {
+    let via = via(response.version());
+    *response.version_mut() = Version::HTTP_11;
+    let exact = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
+    let headers = response.headers_mut();
+    if check_transfer_coding(headers).map_err(|()| "a transfer coding that was not asked for")? {
+        // The transfer coding overrides it (RFC 9112, section 6.3); passed on, it would frame the body.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if let Some(exact) = exact
+        && headers.get_all(header::CONTENT_LENGTH).iter().any(|value| value.as_bytes().contains(&b','))
+    {
+        // "5, 5" is 5, but not every client knows.
+        headers.insert(header::CONTENT_LENGTH, exact.into());
+    }
+    end_hop(headers);
+    headers.remove(header::PROXY_AUTHENTICATE);
+    headers.append(header::VIA, via);
+    Ok(())
+}
+
+fn via(version: Version) -> HeaderValue {
+    if version == Version::HTTP_10 { VIA_1_0 } else { VIA_1_1 }
+}
+
+/// Whether the body is chunked. An error is any other coding: what is not understood cannot be passed on,
+/// because the coding ends here.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<bool, ()> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(()),
+    }
+}
+
+/// The host that the request is for, from its target or its `Host` (RFC 9112, section 3.2); the target is
+/// brought into origin-form. `None` only from an HTTP/1.0 client that named none.
+fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let host = match (named.next(), named.next()) {
+        (_, Some(_)) => return Err(Error::RepeatedHost),
+        (Some(host), None) if is_host(host.as_bytes()) => Some(host.clone()),
+        (Some(_), None) => return Err(Error::InvalidHost),
+        (None, None) if request.version() == Version::HTTP_10 => None,
+        (None, None) => return Err(Error::MissingHost),
+    };
+
+    let target = request.uri();
+    let Some(authority) = target.authority() else { return Ok(host) };
+    if target.scheme().is_none() {
+        // Authority-form is for CONNECT alone.
+        return Err(Error::Target);
+    }
+    let authority = authority.as_str();
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if !is_host(authority.as_bytes()) {
+        return Err(Error::InvalidHost);
+    }
+    let host = HeaderValue::try_from(authority).map_err(|_| Error::InvalidHost)?;
+    let origin = match target.path_and_query() {
+        _ if request.method() == Method::OPTIONS && target.path() == "/" && target.query().is_none() => {
+            PathAndQuery::from_static("*")
+        }
+        Some(origin) => origin.clone(),
+        None => PathAndQuery::from_static("/"),
+    };
+    *request.uri_mut() = Uri::from(origin);
+    Ok(Some(host))
+}
+
+/// The characters of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not one of them, such as a
+/// space, a slash or an `@`, different servers read differently.
+fn is_host(host: &[u8]) -> bool {
+    !host.is_empty() && host.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(c))
+}
+
+/// Removes the fields that are for one hop only.
+fn end_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        remove_named(headers);
+    }
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TE, &header::TRANSFER_ENCODING, &header::UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+fn remove_named(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
+    for token in tokens(headers, &header::CONNECTION) {
+        // By far the most common ones name no field.
+        if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_bytes(token)
+            && !END_TO_END.contains(&name)
+        {
+            named.push(name);
+        }
+    }
+    headers.remove(header::CONNECTION);
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// The members of a list field (RFC 9110, section 5.6.1).
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    let values = headers.get_all(name).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|c| *c == b',')).map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use bytes::Bytes;
+use http_body_util::Full;
+
+use super::*;
+
+type Body = Full<Bytes>;
+
+fn request(fields: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::builder().uri("/");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::default()).unwrap()
+}
+
+fn prepared(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut request = request(fields);
+    prepare_request(&mut request, &Forwarded::new(Some([192, 0, 2, 1].into()), "https")).unwrap();
+    request.into_parts().0.headers
+}
+
+#[test]
+fn connection_cannot_take_away_what_every_recipient_needs() {
+    let named = END_TO_END.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(",");
+    let connection = format!("close,{named}, x-own ,,\u{fc}, x-forwarded-for");
+    let headers =
+        prepared(&[("host", "a"), ("connection", &connection), ("authorization", "b"), ("x-own", "1")]);
+    assert_eq!(headers[header::AUTHORIZATION], "b");
+    assert_eq!(headers[header::HOST], "a");
+    assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1", "ours is set after theirs is removed");
+    assert!(!headers.contains_key("x-own") && !headers.contains_key(header::CONNECTION));
+}
+
+#[test]
+fn what_a_client_says_of_itself_is_replaced() {
+    let headers = prepared(&[
+        ("host", "a"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-for", "7.7.7.7"),
+        ("x-forwarded-proto", "gopher"),
+        ("x-forwarded-port", "1"),
+        ("forwarded", "for=6.6.6.6"),
+    ]);
+    let all = |name| headers.get_all(name).iter().collect::<Vec<_>>();
+    assert_eq!(all("x-forwarded-for"), ["192.0.2.1"]);
+    assert_eq!(all("x-forwarded-proto"), ["https"]);
+    assert_eq!(all("x-forwarded-host"), ["a"]);
+    assert!(!headers.contains_key("x-forwarded-port") && !headers.contains_key("forwarded"));
+}
+
+#[test]
+fn an_expectation_other_than_100_continue_is_the_upstreams_to_judge() {
+    assert!(!prepared(&[("host", "a"), ("expect", "100-Continue")]).contains_key("expect"));
+    assert_eq!(prepared(&[("host", "a"), ("expect", "magic")])["expect"], "magic");
+}
+
+#[test]
+fn te_is_passed_on_for_trailers_alone() {
+    assert!(!prepared(&[("host", "a"), ("te", "gzip")]).contains_key("te"));
+    assert_eq!(prepared(&[("host", "a"), ("te", "gzip, Trailers")])["te"], "trailers");
+}
+
+#[test]
+fn hosts() {
+    for host in ["a", "a.b:80", "[::1]:80", "xn--bcher-kva.example", "1.2.3.4", "a_b"] {
+        assert!(is_host(host.as_bytes()), "{host}");
+    }
+    for host in ["", "a b", "a/b", "user@a", "a?b", "a#b", "a\\b", "b\u{fc}cher", "a\t"] {
+        assert!(!is_host(host.as_bytes()), "{host}");
+    }
+}
+
+#[test]
+fn transfer_codings() {
+    let check = |values: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::TRANSFER_ENCODING, value.parse().unwrap());
+        }
+        check_transfer_coding(&headers)
+    };
+    assert_eq!(check(&[]), Ok(false));
+    assert_eq!(check(&["Chunked"]), Ok(true));
+    for bad in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked, chunked"], &["identity"], &[""]] {
+        assert_eq!(check(bad), Err(()), "{bad:?}");
+    }
+}

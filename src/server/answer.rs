@@ -1,0 +1,104 @@
+//! What the server side adds to an answer: the word that the connection closes, and the count of what is in
+//! flight.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::stream::Notes;
+use crate::proxy::{self, BodyError};
+use crate::restart::Guard;
+
+/// Answers one request of a connection.
+///
+/// hyper does not tell whether a connection is at rest: here requests are counted in, and the body of the
+/// answer counts them out, wherever it is dropped.
+pub(super) fn answer<'c>(
+    client: &'c proxy::Client,
+    guard: &'c Guard,
+    notes: &Rc<Notes>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<'c> {
+    let flight = Flight::begin(notes.clone());
+    let version = request.version();
+    async move {
+        let mut response = client.answer(request).await;
+        // As late as can be: hyper writes the head next.
+        let closing = guard.drain().is_some();
+        announce(&mut response, version, closing, &flight.0);
+        flight.0.answer_begun.set(true);
+        Ok(response.map(|body| Answer { body, _flight: flight }))
+    }
+}
+
+/// Says `Connection: close` where the connection ends with this answer.
+fn announce(response: &mut Response<proxy::Body>, version: Version, closing: bool, notes: &Notes) {
+    let body = response.body();
+    let close_delimited =
+        version == Version::HTTP_10 && !body.is_end_stream() && body.size_hint().exact().is_none();
+    notes.close_delimited.set(close_delimited);
+    if closing || close_delimited {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if version == Version::HTTP_10 && response.headers().contains_key(header::CONNECTION) {
+        // hyper would add "keep-alive" to it, if the client had asked for that, but not to an answer that says
+        // it is HTTP/1.0.
+        *response.version_mut() = Version::HTTP_10;
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: proxy::Body,
+    _flight: Flight,
+}
+
+/// A request that is being answered, until this is dropped.
+#[derive(Debug)]
+struct Flight(Rc<Notes>);
+
+impl Flight {
+    fn begin(notes: Rc<Notes>) -> Self {
+        debug_assert!(!notes.in_flight.get(), "HTTP/1 has one answer at a time");
+        notes.in_flight.set(true);
+        notes.had_request.set(true);
+        notes.head_begun.set(false);
+        notes.answer_begun.set(false);
+        Flight(notes)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(false);
+        self.0.head_begun.set(false);
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

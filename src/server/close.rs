@@ -1,0 +1,56 @@
+//! The end of a connection, such that the last answer arrives.
+//!
+//! A socket that is closed while something unread is in it, or arrives after, sends a reset, and a reset may
+//! overtake an answer that is on its way and destroy it (RFC 9112, section 9.6). So: the end of our side
+//! first, then what the client still sends is read and dropped until it ends too, within a limit.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::{Downstream, Server};
+use crate::restart::End;
+
+/// What a client is told that did not send its request in time (RFC 9110, section 15.5.9).
+pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 54\r\n\
+    connection: close\r\n\
+    \r\n\
+    408 Request Timeout: the request did not come in time\n";
+
+impl Server {
+    /// Closes `stream`, and returns `end`.
+    pub(super) async fn close(&self, stream: Downstream, end: End) -> End {
+        self.close_with(stream, b"", end).await
+    }
+
+    /// Sends `words`, closes `stream`, and returns `end`.
+    pub(super) async fn close_with(&self, mut stream: Downstream, words: &[u8], end: End) -> End {
+        let closing = async {
+            stream.write_all(words).await?;
+            stream.shutdown().await?;
+            let mut rest = [0; 4096];
+            while stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // The client has had its time, and whatever went wrong, the connection is at its end.
+        if let Ok(Err(error)) = timeout(self.config.linger_timeout, closing).await {
+            tracing::trace!(%error, "a connection did not close in order");
+        }
+        end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeout_is_a_whole_answer() {
+        let text = String::from_utf8_lossy(REQUEST_TIMEOUT);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+    }
+}

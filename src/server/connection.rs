@@ -1,0 +1,236 @@
+//! The driver of one HTTP/1 connection: hyper's state machine, the clocks around it, and how it ends.
+//!
+//! ```text
+//!          first byte            head complete
+//!   Rest ─────────────► Head ───────────────────► InFlight ──► Client   response or body waits for the client
+//!    │ ▲                  │ header_timeout: 408      │   ▲        │ stall_timeout: cut
+//!    │ └──────────────────┼──────────────────────────┘   └────────┘
+//!    │ idle_timeout, or the end of the drain's grace
+//!    ▼
+//!  AtRest: the stream in one piece, with what was read and not consumed
+//! ```
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1::{Builder, Connection};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::Config;
+use super::answer::{Answer, answer};
+use super::stream::{Downstream, Noted, Notes};
+use crate::proxy;
+use crate::restart::{End, Guard};
+use crate::timer::Timer;
+
+/// How a driver ends.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The exchange is over, and what was to be said is in the socket.
+    Closed { stream: Downstream, end: End },
+    /// Between two requests, at our wish. The stream can be served again, by whoever it is given to.
+    AtRest { stream: Downstream },
+    /// The client was too slow, and has not been told anything yet.
+    TooSlow { stream: Downstream },
+    /// An answer was broken off. If only the end of the connection tells where it ends, or the client does
+    /// not read, that takes a reset.
+    Cut { stream: Downstream, end: End, reset: bool },
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// A request.
+    Rest,
+    /// The rest of a head.
+    Head,
+    /// The client: to take more of the answer, or to send more of the body. Carries the count of what moved,
+    /// so that every move is a new wait.
+    Client(u64),
+    /// The upstream, which has clocks of its own.
+    Upstream,
+}
+
+/// Serves requests on `stream` until it ends or is to be given back.
+pub(super) async fn drive(
+    config: &Config,
+    builder: &Builder,
+    stream: Downstream,
+    client: &proxy::Client,
+    guard: &Guard,
+    timer: &mut Timer,
+) -> Outcome {
+    let notes = Rc::new(Notes::default());
+    let io = TokioIo::new(Noted { stream, notes: notes.clone() });
+    let service = service_fn(|request| answer(client, guard, &notes, request));
+    let mut connection = builder.serve_connection(io, service);
+    let mut watch = Watch::new(config, client, guard, &notes);
+    let ended = poll_fn(|cx| watch.poll(&mut connection, timer, cx)).await;
+
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().stream;
+    stream.put_back(parts.read_buf);
+    watch.outcome(ended, stream)
+}
+
+/// Why the driver has stopped.
+enum Ended {
+    /// hyper is done.
+    Http(hyper::Result<()>),
+    HeaderTimeout,
+    Stalled,
+}
+
+struct Watch<'c> {
+    config: &'c Config,
+    client: &'c proxy::Client,
+    guard: &'c Guard,
+    notes: &'c Notes,
+    waits: Waits,
+    since: Instant,
+    /// Whether hyper was told to end at rest.
+    parting: bool,
+    active: bool,
+}
+
+impl<'c> Watch<'c> {
+    fn new(config: &'c Config, client: &'c proxy::Client, guard: &'c Guard, notes: &'c Notes) -> Self {
+        let (waits, since) = (Waits::Rest, Instant::now());
+        let active = guard.is_active();
+        Watch { config, client, guard, notes, waits, since, parting: false, active }
+    }
+
+    fn poll<S>(
+        &mut self,
+        connection: &mut Connection<TokioIo<Noted>, S>,
+        timer: &mut Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended>
+    where
+        S: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>,
+    {
+        // A new phase only moves deadlines, which are computed below, and the next answer's head.
+        while self.guard.poll_changed(cx).is_ready() {}
+        loop {
+            if let Poll::Ready(result) = self.poll_http(connection, cx) {
+                return Poll::Ready(Ended::Http(result));
+            }
+            self.look();
+            if timer.poll_until(self.deadline(), cx).is_pending() {
+                return Poll::Pending;
+            }
+            match self.waits {
+                Waits::Rest => {
+                    self.parting = true;
+                    Pin::new(&mut *connection).graceful_shutdown();
+                }
+                Waits::Head => return Poll::Ready(Ended::HeaderTimeout),
+                Waits::Client(_) => return Poll::Ready(Ended::Stalled),
+                Waits::Upstream => self.since = Instant::now(),
+            }
+        }
+    }
+
+    fn poll_http<S>(
+        &self,
+        connection: &mut Connection<TokioIo<Noted>, S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<hyper::Result<()>>
+    where
+        S: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible>,
+    {
+        loop {
+            match Pin::new(&mut *connection).poll(cx) {
+                // A request that spoke of an upgrade makes hyper stop short of the flush, once.
+                Poll::Ready(Ok(())) if !self.notes.released.get() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Notes what the connection waits for, and since when.
+    fn look(&mut self) {
+        let notes = self.notes;
+        let uploading = self.client.is_uploading();
+        if uploading {
+            // What was read last is of a body.
+            notes.head_begun.set(false);
+        }
+        let active = notes.in_flight.get() || uploading;
+        if active != self.active {
+            self.active = active;
+            self.guard.set_active(active);
+        }
+        let waits = if notes.write_blocked.get() || active && self.client.is_awaited() {
+            Waits::Client(notes.moves.get())
+        } else if active {
+            Waits::Upstream
+        } else if notes.head_begun.get() {
+            Waits::Head
+        } else {
+            Waits::Rest
+        };
+        if waits != self.waits {
+            self.waits = waits;
+            self.since = Instant::now();
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        match self.waits {
+            Waits::Rest if self.parting => self.since + self.config.linger_timeout,
+            Waits::Rest => {
+                let idle = self.since + self.config.idle_timeout;
+                match self.guard.drain() {
+                    // One that has had no chance yet gets the grace from its own beginning: it came out of
+                    // an accept queue that nobody else serves.
+                    Some(drain) if !self.notes.had_request.get() => {
+                        let grace = drain.idle_until.saturating_duration_since(drain.since);
+                        idle.min(drain.idle_until.max(self.since + grace))
+                    }
+                    Some(drain) => idle.min(drain.idle_until),
+                    None => idle,
+                }
+            }
+            Waits::Head => self.since + self.config.header_timeout,
+            Waits::Client(_) => self.since + self.config.stall_timeout,
+            // Nobody tells this task when the upstream has taken all there is of a body and wants more.
+            Waits::Upstream => self.since + self.config.stall_timeout / 4,
+        }
+    }
+
+    fn outcome(self, ended: Ended, mut stream: Downstream) -> Outcome {
+        let notes = self.notes;
+        match ended {
+            Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
+                true => {
+                    stream.skip_empty_lines();
+                    Outcome::AtRest { stream }
+                }
+                false => Outcome::Closed { stream, end: End::Closed },
+            },
+            Ended::Http(Err(error)) if error.is_parse() => {
+                Outcome::Closed { stream, end: End::ProtocolError }
+            }
+            Ended::Http(Err(error)) if error.is_user() => {
+                let cause = std::error::Error::source(&error).map(tracing::field::display);
+                tracing::warn!(cause, "an answer was broken off");
+                Outcome::Cut { stream, end: End::Aborted, reset: notes.close_delimited.get() }
+            }
+            Ended::Http(_) if notes.peer_aborted.get() => Outcome::Closed { stream, end: End::PeerAborted },
+            Ended::Http(_) => Outcome::Closed { stream, end: End::ClosedByPeer },
+            Ended::HeaderTimeout => Outcome::TooSlow { stream },
+            Ended::Stalled if notes.answer_begun.get() => {
+                Outcome::Cut { stream, end: End::TimedOut, reset: true }
+            }
+            Ended::Stalled => Outcome::TooSlow { stream },
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The stream to a client, whatever it is made of, and what can be observed of it.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::restart::Stream;
+
+/// A stream to a client. Bytes that were read from it and not consumed always travel with it.
+#[derive(Debug)]
+pub struct Downstream {
+    kind: Kind,
+    /// Read before anything else.
+    unread: Bytes,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Plain(Stream),
+}
+
+impl Downstream {
+    /// A stream without encryption.
+    pub fn plain(stream: Stream) -> Self {
+        Downstream { kind: Kind::Plain(stream), unread: Bytes::new() }
+    }
+
+    /// Puts back bytes that were read last.
+    pub(super) fn put_back(&mut self, read: Bytes) {
+        self.unread = match (read.is_empty(), self.unread.is_empty()) {
+            (true, _) => return,
+            (false, true) => read,
+            (false, false) => [read, std::mem::take(&mut self.unread)].concat().into(),
+        };
+    }
+
+    /// Drops empty lines before a request, which mean nothing (RFC 9112, section 2.2).
+    pub(super) fn skip_empty_lines(&mut self) {
+        let empty = self.unread.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
+        self.unread.advance(empty);
+    }
+
+    /// Whether anything has arrived that nobody has consumed.
+    pub(super) fn has_unread(&self) -> io::Result<bool> {
+        Ok(!self.unread.is_empty() || crate::restart::unread_bytes(self)? > 0)
+    }
+
+    /// Waits until something can be read. The kernel may have it already and the runtime not know.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match &self.kind {
+            _ if !self.unread.is_empty() => Ok(()),
+            Kind::Plain(Stream::Tcp(stream)) => stream.readable().await,
+            Kind::Plain(Stream::Unix(stream)) => stream.readable().await,
+        }
+    }
+
+    /// Makes the close a reset: a client that would take a plain end for the end of the answer learns that
+    /// it is not, and what it does not read does not stay in the kernel.
+    pub(super) fn reset_on_close(&self) {
+        // A socket that is already gone needs no reset.
+        socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)).ok();
+    }
+}
+
+impl AsFd for Downstream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Plain(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Downstream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.unread.is_empty() {
+            let n = this.unread.len().min(buf.remaining());
+            buf.put_slice(&this.unread[..n]);
+            this.unread.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Downstream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.kind {
+            Kind::Plain(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// What a connection's timers and its end need to know, noted where it happens. Everything that touches it
+/// runs in the connection's own task.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Counts reads and writes that moved something.
+    pub(super) moves: Cell<u64>,
+    /// Whether the client does not take what we have for it.
+    pub(super) write_blocked: Cell<bool>,
+    /// Whether something has been read since the last request began or the last answer ended: part of a head.
+    pub(super) head_begun: Cell<bool>,
+    /// Whether the client has closed its side, or the connection is lost.
+    pub(super) peer_closed: Cell<bool>,
+    /// Whether that was in the middle of something.
+    pub(super) peer_aborted: Cell<bool>,
+    /// Whether a request is being answered.
+    pub(super) in_flight: Cell<bool>,
+    /// Whether a request has been read on this stream since it was last taken apart.
+    pub(super) had_request: Cell<bool>,
+    /// Whether the answer to the last request has begun.
+    pub(super) answer_begun: Cell<bool>,
+    /// Whether only the end of the connection tells the client where the answer ends.
+    pub(super) close_delimited: Cell<bool>,
+    /// Whether hyper has flushed its buffers and is done with the stream.
+    pub(super) released: Cell<bool>,
+}
+
+/// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,
+/// `poll_without_shutdown`, may leave part of an answer in its buffer when the request was not read to its
+/// end. Its ordinary way flushes first.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) stream: Downstream,
+    pub(super) notes: Rc<Notes>,
+}
+
+impl Noted {
+    fn note_move(&self) {
+        self.notes.moves.set(self.notes.moves.get() + 1);
+    }
+
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        self.notes.write_blocked.set(written.is_pending());
+        match written {
+            Poll::Ready(Ok(_)) => self.note_move(),
+            Poll::Ready(Err(_)) => {
+                self.notes.peer_closed.set(true);
+                self.notes.peer_aborted.set(true);
+            }
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        match &result {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                this.note_move();
+                this.notes.head_begun.set(true);
+            }
+            Poll::Ready(_) => {
+                this.notes.peer_closed.set(true);
+                this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
+            }
+            Poll::Pending => {}
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.note_write(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.note_write(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.notes.released.set(true);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,135 @@
+//! A thread that serves connections: its runtime, its listening sockets, its upstream connections.
+//!
+//! Invariant: what a request touches belongs to the thread that accepted it. There are no locks here, and no
+//! future is `Send`.
+
+use std::io;
+use std::rc::Rc;
+
+use tokio::runtime::Builder;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::proxy::{self, Proxy};
+use crate::restart::{Accepted, Kind, Kinds, Listener, Member};
+use crate::server::{self, Server};
+
+/// The kinds of connections that a worker has.
+pub const KINDS: Kinds = &["http1", "tunnel"];
+
+/// Connections that speak HTTP/1.
+pub const HTTP1: Kind = Kind(0);
+
+/// Connections that were HTTP/1 and carry something else now.
+pub const TUNNEL: Kind = Kind(1);
+
+/// What a worker does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How it serves clients.
+    pub server: server::Config,
+    /// Where it takes the answers from.
+    pub proxy: proxy::Config,
+    /// How many connections may be open at once; more wait in the accept queue.
+    pub max_connections: usize,
+}
+
+/// One worker, before it runs.
+#[derive(Debug)]
+pub struct Worker {
+    /// What it does.
+    pub config: Config,
+    /// Its place in the process.
+    pub member: Member,
+    /// The sockets it accepts on.
+    pub listeners: Vec<Listener>,
+}
+
+impl Worker {
+    /// Runs on this thread until the process has drained or what is left is to be cut. An error means that it
+    /// could not begin.
+    pub fn run(self) -> io::Result<()> {
+        let Worker { config, member, listeners } = self;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let tasks = LocalSet::new();
+        let tracker = member.tracker();
+        let serving = async {
+            let server = Rc::new(Server::new(config.server, Proxy::new(&config.proxy)));
+            let begin = {
+                let tracker = tracker.clone();
+                move |accepted: Accepted| {
+                    let (server, guard) = (server.clone(), tracker.begin(HTTP1));
+                    spawn_local(async move { server.serve(accepted, guard).await });
+                }
+            };
+            member.attend(&tracker, listeners, config.max_connections, begin).await;
+        };
+        tasks.block_on(&runtime, serving);
+        // In this order: the connections that are cut count themselves before the member says it has left.
+        drop(tasks);
+        drop(member);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::demo::{Demo, DemoInfo};
+    use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, View};
+
+    #[test]
+    fn a_worker_serves_until_it_is_cut_and_counts_what_it_drops() {
+        let demo = Demo::start(DemoInfo { generation: 1, pid: 2, version: "3".into() }).unwrap();
+        let mut listeners = Listeners::new(Vec::new(), false);
+        let wanted = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
+        let ListenAddr::Tcp(address) = listeners.open("http", &wanted, &ListenOptions::default()).unwrap()
+        else {
+            panic!("not a TCP address");
+        };
+        let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
+        let (reports, mut reported) = mpsc::unbounded_channel();
+        let counts = Counts::new(KINDS);
+        let worker = Worker {
+            config: Config {
+                server: server::Config::default(),
+                proxy: proxy::Config {
+                    servers: vec![proxy::ServerAddr::Socket(demo.address())],
+                    ..proxy::Config::default()
+                },
+                max_connections: 100,
+            },
+            member: Member::new(0, viewer, Arc::clone(&counts), reports),
+            listeners: listeners.share(0, 1).unwrap(),
+        };
+        let thread = thread::spawn(move || worker.run());
+
+        let connect = |target: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+            stream
+        };
+        let mut idle = connect("/");
+        let mut answer = [0; 15];
+        idle.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        // The head is there, so it is in flight.
+        let mut busy = connect("/stream?n=100&every_ms=10000");
+        busy.read_exact(&mut answer).unwrap();
+
+        view.send_modify(|view| view.phase = Phase::Cut);
+        thread.join().unwrap().unwrap();
+        assert!(std::iter::from_fn(|| reported.blocking_recv()).count() > 0);
+        let status = Counts::sum(&[counts]).swap_remove(HTTP1.0);
+        assert_eq!((status.began, status.open, status.active), (2, 0, 0));
+        assert_eq!(status.ends, [(End::DroppedInFlight, 1), (End::DroppedIdle, 1)]);
+    }
+}
