@@ -3,10 +3,9 @@
 //! Invariant: what a request touches belongs to the thread that accepted it. There are no locks here, and no
 //! future is `Send`.
 
-use std::io;
 use std::rc::Rc;
 
-use tokio::runtime::Builder;
+use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::proxy::{self, Proxy};
@@ -45,11 +44,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs on this thread until the process has drained or what is left is to be cut. An error means that it
-    /// could not begin.
-    pub fn run(self) -> io::Result<()> {
+    /// Runs on this thread, and on a current-thread `runtime` that is its own, until the process ends or what
+    /// is left is to be cut.
+    pub fn run(self, runtime: &Runtime) {
         let Worker { config, member, listeners } = self;
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
@@ -63,11 +61,10 @@ impl Worker {
             };
             member.attend(&tracker, listeners, config.max_connections, begin).await;
         };
-        tasks.block_on(&runtime, serving);
+        tasks.block_on(runtime, serving);
         // In this order: the connections that are cut count themselves before the member says it has left.
         drop(tasks);
         drop(member);
-        Ok(())
     }
 }
 
@@ -79,6 +76,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use tokio::runtime::Builder;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -109,7 +107,8 @@ mod tests {
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
             listeners: listeners.share(0, 1).unwrap(),
         };
-        let thread = thread::spawn(move || worker.run());
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let thread = thread::spawn(move || worker.run(&runtime));
 
         let connect = |target: &str| {
             let mut stream = TcpStream::connect(address).unwrap();
