@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use harness::{Exuvia, eventually, is_alive};
 use traffic::Traffic;
 
-const SETTINGS: &str = "workers = 2\n[restart]\nprobation = \"0s\"\nmax_generations = 64\n[log]\nlevel = \"warn\"\n";
+const SETTINGS: &str =
+    "workers = 2\n[restart]\nprobation = \"0s\"\nmax_generations = 64\n[log]\nlevel = \"warn\"\n";
 const KEEP_ALIVE: usize = 64;
 const CHURNING: usize = 16;
 const GENERATIONS: u64 = 200;

@@ -30,7 +30,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             spawn_local(async move {
                 let tracker = member.tracker();
                 let begin = tracker.clone();
-                let serve = move |connection| drop(spawn_local(echo(generation, connection, begin.begin(Kind(0)))));
+                let serve =
+                    move |connection| drop(spawn_local(echo(generation, connection, begin.begin(Kind(0)))));
                 member.attend(&tracker, listeners, 1000, serve).await;
             });
         }

@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["app", "control", "restart", "supervise"]),
-    (
-        "app",
-        &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"],
-    ),
+    ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
     ("admin", &["http", "restart"]),
     ("control", &["http", "restart"]),
     ("demo", &[]),
@@ -154,7 +151,8 @@ fn unsafe_code_is_in_one_file() {
     let mut wrong = Vec::new();
     for (path, text) in ["src", "examples", "loadtest"].into_iter().flat_map(files) {
         let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-        let found = code.filter(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe"));
+        let found =
+            code.filter(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe"));
         if path != here && found.count() > 0 {
             wrong.push(path);
         }
@@ -165,13 +163,17 @@ fn unsafe_code_is_in_one_file() {
 #[test]
 fn no_test_is_ignored() {
     let mark = concat!("#[", "ignore");
-    let marked: Vec<_> =
-        ["src", "tests", "loadtest"].into_iter().flat_map(files).filter(|(_, text)| text.contains(mark)).collect();
+    let marked: Vec<_> = ["src", "tests", "loadtest"]
+        .into_iter()
+        .flat_map(files)
+        .filter(|(_, text)| text.contains(mark))
+        .collect();
     assert!(marked.is_empty(), "{:#?}", marked.iter().map(|(path, _)| path).collect::<Vec<_>>());
 }
 
 #[test]
 fn the_finder_of_modules_finds_them() {
-    let text = "use crate::restart::{self, Error};\nuse crate::{admin, proxy::{a, b}, Type};\ncrate::tls::x()";
+    let text =
+        "use crate::restart::{self, Error};\nuse crate::{admin, proxy::{a, b}, Type};\ncrate::tls::x()";
     assert_eq!(modules_named(text), ["restart", "admin", "proxy", "tls"]);
 }

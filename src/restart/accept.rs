@@ -159,21 +159,12 @@ impl Listener {
 
     /// Accepts what is in the queue; nothing new gets in.
     async fn empty(&self, tracker: &Tracker, accepted: &impl Fn(Accepted)) {
-        match &self.address {
-            // Without a name nobody finds the socket any more.
-            ListenAddr::Unix(path) => {
-                if let Err(error) = std::fs::remove_file(path)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(listener = %self.name, path = %path.display(), %error, "cannot remove the socket");
-                }
-            }
-            // A SYN that is dropped is sent again, and then refused; one that was let in would be reset.
-            ListenAddr::Tcp(_) => {
-                if let Err(error) = sys::drop_syn(self.socket.as_fd()) {
-                    tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
-                }
-            }
+        // A SYN that is dropped is sent again, and then refused; one that was let in would be reset. A Unix
+        // socket has lost its name by now, so nobody finds it any more.
+        if let ListenAddr::Tcp(_) = self.address
+            && let Err(error) = sys::drop_syn(self.socket.as_fd())
+        {
+            tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
         }
         let socket = match self.register() {
             Ok(socket) => socket,

@@ -14,6 +14,7 @@ mod actions;
 mod answers;
 mod handle;
 
+use super::accept::Audience;
 use super::address::ListenAddr;
 use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
@@ -417,7 +418,9 @@ impl Driver {
     /// Leaves nothing behind that nobody else needs.
     fn finish(&mut self) {
         let view = self.view.borrow().clone();
-        self.listeners.remove_files(|group| view.is_leaving(&group.name));
+        // The owner answered on these to the end; the others were removed when they were closed.
+        self.listeners
+            .remove_files(|group| view.is_leaving(&group.name) && group.audience == Audience::Owner);
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.owner) {
             pidfile::remove(path);
         }

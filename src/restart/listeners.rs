@@ -120,6 +120,11 @@ impl Listeners {
         self.inherited.drain(..).map(|socket| (socket.name, socket.address)).collect()
     }
 
+    /// Closes this copy of the sockets of those groups; their names and addresses stay known.
+    pub(crate) fn close(&mut self, which: impl Fn(&Group) -> bool) {
+        self.groups.iter_mut().filter(|group| which(group)).for_each(|group| group.sockets.clear());
+    }
+
     /// Removes the files of the Unix sockets of those groups.
     pub(crate) fn remove_files(&self, which: impl Fn(&Group) -> bool) {
         for group in self.groups.iter().filter(|group| which(group)) {

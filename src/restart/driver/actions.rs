@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Asker, Driver, Upgrade};
+use crate::restart::accept::Audience;
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
 use crate::restart::listeners::Group;
@@ -47,10 +48,11 @@ impl Driver {
             }),
             // The parent still has the others, and serves or empties them.
             (_, Phase::RolledBack) | (Phase::Candidate, Phase::Draining | Phase::Cut) => names(&bound_here),
-            (Phase::RolledBack | Phase::Draining, _) => self.view.borrow().leaving.clone(),
+            (Phase::RolledBack | Phase::Draining, Phase::Draining | Phase::Cut) | (_, Phase::Gone) => {
+                self.view.borrow().leaving.clone()
+            }
             (_, Phase::Draining) if succeeded => self.view.borrow().leaving.clone(),
             (_, Phase::Draining | Phase::Cut) => names(&|_| true),
-            (Phase::Cut, _) => self.view.borrow().leaving.clone(),
             _ => Arc::default(),
         };
         let drain = phase.drains().then(|| {
@@ -63,9 +65,23 @@ impl Driver {
         self.view.send_modify(|view| {
             *view = View { phase, sequence: view.sequence + 1, drain, leaving };
         });
+        self.let_go_of_listeners();
         if phase == Phase::Draining && !succeeded && self.owner {
             self.notifier.stopping(self.options.drain_timeout + STOP_SLACK, "draining before the end");
         }
+    }
+
+    /// Closes what this process does not hold any more. The workers have copies of their own, and close
+    /// them once they are done; of these the ones that leave are out of the file system before that, so
+    /// that nobody who binds the path anew finds it taken, or loses it.
+    fn let_go_of_listeners(&mut self) {
+        let (phase, view) = (self.state.phase(), self.view.borrow());
+        if !phase.drains() && phase.holds_listeners() {
+            return;
+        }
+        let leaves = |group: &Group| view.is_leaving(&group.name);
+        self.listeners.remove_files(|group| leaves(group) && group.audience == Audience::Public);
+        self.listeners.close(|group| leaves(group) || !phase.holds_listeners());
     }
 
     pub(super) fn perform(
