@@ -15,7 +15,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
@@ -185,7 +188,14 @@ impl<T: AsFd> End<T> {
     /// the inner one the message's.
     pub(crate) fn try_receive(&self) -> io::Result<Option<Result<Packet, Error>>> {
         let mut bytes = vec![0; MAX_MESSAGE];
-        let received = sys::receive(self.0.as_fd(), &mut bytes, MAX_DESCRIPTORS)?;
+        let received = match sys::receive(self.0.as_fd(), &mut bytes, MAX_DESCRIPTORS) {
+            // The other side died with something unread. The kernel tells that once and before what the
+            // other side said; then comes what it said, then end-of-file.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                sys::receive(self.0.as_fd(), &mut bytes, MAX_DESCRIPTORS)?
+            }
+            received => received?,
+        };
         if received.length == 0 {
             return Ok(None);
         }
@@ -250,7 +260,7 @@ impl Channel {
                 Ok(Err(error)) if error.kind() != io::ErrorKind::ConnectionReset => {
                     return Poll::Ready(Some(Err(Error::system("read from the hand-off channel")(error))));
                 }
-                // End-of-file; a peer that was killed with something unread resets the connection.
+                // End-of-file.
                 Ok(Ok(None) | Err(_)) => {
                     self.closed.set(true);
                     return Poll::Ready(None);
@@ -260,10 +270,18 @@ impl Channel {
         }
     }
 
-    /// What a peer that is known to be dead said last, if it has not been read yet.
-    pub(crate) fn last_words(&self) -> Option<Message> {
+    /// What has been said and not been read yet, without waiting.
+    pub(crate) fn unread(&self) -> Option<Message> {
         let (message, _) = self.end().try_receive().ok()??.ok()?;
         Some(message)
+    }
+
+    /// Whether the other side is gone and nothing that it said is left to be read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        let fd = self.socket.get_ref().as_raw_fd();
+        let peek = || recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        // Told once, as above.
+        matches!(peek().or_else(|errno| if errno == Errno::ECONNRESET { peek() } else { Err(errno) }), Ok(0))
     }
 }
 
@@ -299,6 +317,35 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(ours);
         assert!(theirs.try_receive().unwrap().is_none());
+    }
+
+    /// Reading stopped at the reset, and a `Stop` that a dying parent had sent was lost: its child took over.
+    #[test]
+    fn what_the_dead_said_is_heard_although_they_left_something_unread() {
+        let (ours, theirs) = End::pair().unwrap();
+        theirs.send(&Message::Owner, &[]).unwrap();
+        theirs.send(&Message::Commit, &[]).unwrap();
+        ours.send(&Message::Rollback, &[]).unwrap();
+        drop(theirs);
+        assert_eq!(ours.try_receive().unwrap().unwrap().unwrap().0, Message::Owner);
+        assert_eq!(ours.try_receive().unwrap().unwrap().unwrap().0, Message::Commit);
+        assert!(ours.try_receive().unwrap().is_none());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_is_where_nothing_is_left_to_be_read() {
+        let (ours, theirs) = End::pair().unwrap();
+        let ours = Channel::new(ours).unwrap();
+        assert!(!ours.is_at_end());
+        theirs.send(&Message::Owner, &[]).unwrap();
+        let copy = theirs.try_clone().unwrap();
+        ours.end().send(&Message::Rollback, &[]).unwrap();
+        drop(theirs);
+        assert!(!ours.is_at_end());
+        assert_eq!(ours.unread(), Some(Message::Owner));
+        assert!(!ours.is_at_end(), "a copy is open");
+        drop(copy);
+        assert!(ours.is_at_end());
     }
 
     #[test]

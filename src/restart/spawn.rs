@@ -173,7 +173,7 @@ impl Child {
                 }
                 _ = self.pidfd.readable() => {
                     // What it said before it died counts first.
-                    if let Some(message) = self.channel.last_words() {
+                    if let Some(message) = self.channel.unread() {
                         return ChildEvent::Said(message);
                     }
                     return ChildEvent::Died(self.obituary().await);
