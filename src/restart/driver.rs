@@ -285,7 +285,10 @@ impl Driver {
                 Some(event) => (event, Asker::Nobody),
                 None => return,
             },
-            Happening::Other { generation, message } => return self.other_said(generation, message),
+            Happening::Other { generation, message } => match self.other_said(generation, message) {
+                Some(event) => (event, Asker::Nobody),
+                None => return,
+            },
             Happening::Member(report) => match self.member_event(&report) {
                 Some(event) => (event, Asker::Nobody),
                 None => return,
@@ -353,18 +356,22 @@ impl Driver {
         }
     }
 
-    fn other_said(&mut self, generation: u32, message: Option<Message>) {
+    fn other_said(&mut self, generation: u32, message: Option<Message>) -> Option<Event> {
+        let mut event = None;
         match message {
             None => {
                 tracing::info!(generation, "a generation that drained is gone");
                 self.others.remove(generation);
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
+            // It was asked to stop as the owner, after it had told this process to become that.
+            Some(Message::Stop { how }) => event = Some(Event::ToldToStop(how)),
             Some(_) => {}
         }
         if self.status_due.is_some() && !self.others.is_waiting() {
             self.answer_status();
         }
+        event
     }
 
     fn member_event(&mut self, report: &Report) -> Option<Event> {

@@ -215,10 +215,12 @@ pub enum Action {
     SendOwner,
     /// Tell the child that its traffic is taken back.
     SendRollback,
-    /// Tell the child to stop.
-    SendStop(Stop),
-    /// Tell every generation that drains to cut what it has.
-    CutOthers,
+    /// Tell every generation that drains to stop, too: one that was rolled back would take over when this
+    /// process is gone.
+    StopOthers(Stop),
+    /// Let go of the channels to other generations, which are their owner's to look after: as long as this
+    /// process holds them, too, they do not learn that their owner is dead.
+    ForgetOthers,
     /// Become the owner: PID file, control socket, service manager.
     TakeOwnership,
     /// Tell the service manager that the child is the main process now.
@@ -397,7 +399,7 @@ impl State {
                 self.stop(how, vec![KillChild, ForgetChild, Report(verdict), Agree])
             }
             (Phase::Probation | Phase::Committing, Event::StopAsked(how)) => {
-                self.stop(how, vec![SendStop(how), AdoptChild, Report(stopped_meanwhile()), Agree])
+                self.stop(how, vec![AdoptChild, Report(stopped_meanwhile()), Agree])
             }
             // A second request means at once.
             (Phase::Draining, Event::StopAsked(_)) => self.stop(Stop::Now, vec![Agree]),
@@ -412,9 +414,10 @@ impl State {
             (Phase::RolledBack | Phase::Draining | Phase::Cut, Event::Drained) => {
                 self.go(Phase::Gone, vec![Disarm])
             }
-            (Phase::RolledBack | Phase::Draining, Event::TimedOut(Timer::Drain)) => {
-                self.go(Phase::Cut, vec![Arm(Timer::Cut)])
+            (Phase::RolledBack, Event::TimedOut(Timer::Drain)) => {
+                self.go(Phase::Cut, vec![ForgetOthers, Arm(Timer::Cut)])
             }
+            (Phase::Draining, Event::TimedOut(Timer::Drain)) => self.go(Phase::Cut, vec![Arm(Timer::Cut)]),
             (Phase::Cut, Event::TimedOut(Timer::Cut)) => self.go(Phase::Gone, vec![]),
 
             // ── what cannot be done now, said so ──
@@ -433,13 +436,18 @@ impl State {
     }
 
     fn stop(&mut self, how: Stop, mut actions: Vec<Action>) -> Vec<Action> {
+        actions.push(match self.phase {
+            Phase::Candidate | Phase::RolledBack => Action::ForgetOthers,
+            _ => Action::StopOthers(how),
+        });
         match how {
             Stop::Gracefully => {
-                actions.push(Action::Arm(Timer::Drain));
+                // One that was rolled back drains already, and its time is not prolonged.
+                actions.extend((self.phase != Phase::RolledBack).then_some(Action::Arm(Timer::Drain)));
                 self.go(Phase::Draining, actions)
             }
             Stop::Now => {
-                actions.extend([Action::CutOthers, Action::Arm(Timer::Cut)]);
+                actions.push(Action::Arm(Timer::Cut));
                 self.go(Phase::Cut, actions)
             }
         }

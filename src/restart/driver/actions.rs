@@ -122,8 +122,8 @@ impl Driver {
             }
             Action::SendCommit => self.tell_child(&Message::Commit),
             Action::SendRollback => self.tell_child(&Message::Rollback),
-            Action::SendStop(how) => self.tell_child(&Message::Stop { how }),
-            Action::CutOthers => self.others.tell(&Message::Stop { how: Stop::Now }),
+            Action::StopOthers(how) => self.others.tell(&Message::Stop { how }),
+            Action::ForgetOthers => self.others = Peers::default(),
             Action::TakeOwnership => self.take_ownership(before),
             Action::PassOwnership => {
                 self.owner = false;
