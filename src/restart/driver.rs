@@ -272,6 +272,10 @@ impl Driver {
             Happening::Upgrade => (self.upgrade_asked(), Asker::Nobody),
             Happening::Stop(how) => (Event::StopAsked(how), Asker::Nobody),
             Happening::TimedOut(timer) => {
+                // What the child said in time counts first; a timer that still stands then runs out again.
+                if let Some(word) = self.child.as_ref().and_then(|child| child.channel.unread()) {
+                    return self.handle(Happening::Child(ChildEvent::Said(word)));
+                }
                 self.timer = None;
                 (Event::TimedOut(timer), Asker::Nobody)
             }
@@ -311,6 +315,8 @@ impl Driver {
                 Event::ChildReady
             }
             ChildEvent::Said(Message::Failed(failure)) => Event::ChildFailed(child.with_stderr(failure)),
+            // Its last word: it owns nothing any more, and this process still holds the sockets.
+            ChildEvent::Said(Message::Owner) if child.channel.is_at_end() => return None,
             ChildEvent::Said(Message::Owner) => Event::ChildOwns,
             ChildEvent::Said(Message::Unknown) => return None,
             ChildEvent::Said(other) => Event::ChildGarbled(Failure::new(
