@@ -39,7 +39,7 @@ impl Member {
         counts: Arc<Counts>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        Member { id, viewer, counts: counts, reports }
+        Member { id, viewer, counts, reports }
     }
 
     /// The tracker for this thread's connections.
