@@ -384,7 +384,6 @@ impl State {
                 Event::ChildDied(_) | Event::TimedOut(Timer::Kill),
             ) => {
                 let verdict = self.verdict.take();
-                debug_assert!(verdict.is_some(), "a child was put to an end without a verdict");
                 let mut actions = vec![Disarm, ForgetChild];
                 actions.extend((phase == Phase::Reclaiming).then_some(TakeOwnership));
                 actions.extend(verdict.map(Report));
@@ -432,6 +431,8 @@ impl State {
 
     fn go(&mut self, phase: Phase, actions: Vec<Action>) -> Vec<Action> {
         self.phase = phase;
+        let ends_a_child = matches!(phase, Phase::Aborting | Phase::Reclaiming);
+        debug_assert_eq!(self.verdict.is_some(), ends_a_child, "a verdict to be told in {phase:?}");
         actions
     }
 
