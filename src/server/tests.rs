@@ -92,6 +92,12 @@ impl Edge {
         self.set_phase(Phase::Draining, Some(Drain::begin(Instant::now(), grace, LONG)));
     }
 
+    /// Begins a drain that has gone on for `age`.
+    fn drain_since(&self, age: Duration, grace: Duration) {
+        let since = Instant::now().checked_sub(age).unwrap();
+        self.set_phase(Phase::Draining, Some(Drain::begin(since, grace, LONG)));
+    }
+
     fn status(&self) -> KindStatus {
         Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(HTTP1.0)
     }
@@ -100,15 +106,6 @@ impl Edge {
     async fn ends(&self) -> Vec<(End, u64)> {
         timeout(LONG, self.tracker.is_empty()).await.expect("a connection does not end");
         self.status().ends
-    }
-
-    async fn until_open(&self, open: usize) {
-        let reached = async {
-            while self.tracker.open() != open {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LONG, reached).await.unwrap_or_else(|_| panic!("never {open} open"));
     }
 
     async fn until_active(&self, active: i64) {

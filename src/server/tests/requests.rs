@@ -489,6 +489,19 @@ fn an_early_answer_arrives_although_the_body_does_not_end() {
     });
 }
 
+/// A close with unread bytes in the socket is a reset, and the client would see that and not the answer.
+#[test]
+fn an_error_answer_outlives_what_the_client_still_sends() {
+    run(async {
+        let edge = edge(nobody().0).await;
+        let mut client = edge.connect().await;
+        client.send(&format!("nonsense\r\n\r\n{}", "x".repeat(400_000))).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert_eq!(edge.ends().await, [(End::ProtocolError, 1)]);
+    });
+}
+
 #[test]
 fn a_client_that_goes_away_takes_its_upstream_request_with_it() {
     run(async {
