@@ -489,9 +489,8 @@ fn an_early_answer_arrives_although_the_body_does_not_end() {
     });
 }
 
-/// A close with unread bytes in the socket is a reset, and the client would see that and not the answer.
 #[test]
-fn an_error_answer_outlives_what_the_client_still_sends() {
+fn what_follows_a_malformed_request_does_not_hide_the_answer() {
     run(async {
         let edge = edge(nobody().0).await;
         let mut client = edge.connect().await;
@@ -499,6 +498,27 @@ fn an_error_answer_outlives_what_the_client_still_sends() {
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
         assert_eq!(edge.ends().await, [(End::ProtocolError, 1)]);
+    });
+}
+
+/// A close with unread bytes in the socket is a reset, which destroys what the client has not got yet.
+#[test]
+fn the_end_of_an_answer_outlives_what_the_client_still_sends() {
+    run(async {
+        let length = 8 << 20;
+        let address = upstream(move |mut peer| async move {
+            peer.message().await;
+            let body = "x".repeat(length);
+            peer.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        })
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        let junk = "x".repeat(400_000);
+        client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{junk}")).await;
+        assert_eq!(client.message().await.body.len(), length);
+        assert_eq!(client.rest().await, "");
+        assert_eq!(edge.ends().await, [(End::Closed, 1)]);
     });
 }
 
