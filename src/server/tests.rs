@@ -2,6 +2,7 @@
 //! that is a script.
 
 mod drain;
+mod failures;
 mod requests;
 mod timeouts;
 mod transfers;
