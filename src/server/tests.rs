@@ -20,8 +20,10 @@ use tokio::time::{Instant, timeout};
 
 use super::{Config, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::restart::{Accepted, Counts, Drain, End, KindStatus, Phase, Stream, Tracker, View};
-use crate::worker::{HTTP1, KINDS};
+use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Kinds, Phase, Stream, Tracker, View};
+
+const KINDS: Kinds = &["http1"];
+const HTTP1: Kind = Kind(0);
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
