@@ -71,7 +71,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::Arc;
     use std::thread;
     use std::time::Duration;
@@ -80,12 +80,30 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use super::*;
-    use crate::demo::{Demo, DemoInfo};
     use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, View};
+
+    /// Answers one request on each connection: `/endless` with an answer that does not end.
+    fn upstream() -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut request = [0; 4096];
+                let n = stream.read(&mut request).unwrap();
+                let endless = String::from_utf8_lossy(&request[..n]).contains("/endless");
+                let length = if endless { 100 } else { 2 };
+                write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\nok")
+                    .unwrap();
+                open.push(stream);
+            }
+        });
+        address
+    }
 
     #[test]
     fn a_worker_serves_until_it_is_cut_and_counts_what_it_drops() {
-        let demo = Demo::start(DemoInfo { generation: 1, pid: 2, version: "3".into() }).unwrap();
+        let upstream = upstream();
         let mut listeners = Listeners::new(Vec::new(), false);
         let wanted = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
         let ListenAddr::Tcp(address) = listeners.open("http", &wanted, &ListenOptions::default()).unwrap()
@@ -99,13 +117,13 @@ mod tests {
             config: Config {
                 server: server::Config::default(),
                 proxy: proxy::Config {
-                    servers: vec![proxy::ServerAddr::Socket(demo.address())],
+                    servers: vec![proxy::ServerAddr::Socket(upstream)],
                     ..proxy::Config::default()
                 },
                 max_connections: 100,
             },
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
-            listeners: listeners.share(0, 1).unwrap(),
+            listeners: listeners.share("http", 0, 1).unwrap(),
         };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let thread = thread::spawn(move || worker.run(&runtime));
@@ -121,11 +139,11 @@ mod tests {
         idle.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
         // The head is there, so it is in flight.
-        let mut busy = connect("/stream?n=100&every_ms=10000");
+        let mut busy = connect("/endless");
         busy.read_exact(&mut answer).unwrap();
 
         view.send_modify(|view| view.phase = Phase::Cut);
-        thread.join().unwrap().unwrap();
+        thread.join().unwrap();
         assert!(std::iter::from_fn(|| reported.blocking_recv()).count() > 0);
         let status = Counts::sum(&[counts]).swap_remove(HTTP1.0);
         assert_eq!((status.began, status.open, status.active), (2, 0, 0));

@@ -2,6 +2,7 @@
 //! that is a script.
 
 mod drain;
+mod failures;
 mod requests;
 mod timeouts;
 mod transfers;
@@ -19,8 +20,10 @@ use tokio::time::{Instant, timeout};
 
 use super::{Config, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::restart::{Accepted, Counts, Drain, End, KindStatus, Phase, Stream, Tracker, View};
-use crate::worker::{HTTP1, KINDS};
+use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Kinds, Phase, Stream, Tracker, View};
+
+const KINDS: Kinds = &["http1"];
+const HTTP1: Kind = Kind(0);
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
@@ -92,6 +95,12 @@ impl Edge {
         self.set_phase(Phase::Draining, Some(Drain::begin(Instant::now(), grace, LONG)));
     }
 
+    /// Begins a drain that has gone on for `age`.
+    fn drain_since(&self, age: Duration, grace: Duration) {
+        let since = Instant::now().checked_sub(age).unwrap();
+        self.set_phase(Phase::Draining, Some(Drain::begin(since, grace, LONG)));
+    }
+
     fn status(&self) -> KindStatus {
         Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(HTTP1.0)
     }
@@ -100,15 +109,6 @@ impl Edge {
     async fn ends(&self) -> Vec<(End, u64)> {
         timeout(LONG, self.tracker.is_empty()).await.expect("a connection does not end");
         self.status().ends
-    }
-
-    async fn until_open(&self, open: usize) {
-        let reached = async {
-            while self.tracker.open() != open {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LONG, reached).await.unwrap_or_else(|_| panic!("never {open} open"));
     }
 
     async fn until_active(&self, active: i64) {
