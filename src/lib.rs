@@ -18,7 +18,19 @@
 //! # The modules, in reading order
 
 #[cfg(feature = "proxy")]
+pub mod cli;
+
+#[cfg(feature = "proxy")]
 pub mod supervise;
+
+#[cfg(feature = "proxy")]
+pub mod app;
+
+#[cfg(feature = "proxy")]
+pub mod admin;
+
+#[cfg(feature = "proxy")]
+pub mod control;
 
 #[cfg(feature = "proxy")]
 pub mod settings;

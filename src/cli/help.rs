@@ -1,0 +1,124 @@
+//! The longer parts of the help.
+
+/// Below `exuvia --help`.
+pub(super) const PROGRAM: &str = "\
+Examples:
+  exuvia check -c exuvia.toml      Is the configuration right?
+  exuvia run -c exuvia.toml        Serve; `exuvia -c exuvia.toml` is the same
+  exuvia upgrade                   Replace the running process with the program on disk, which reads the
+                                   configuration and the certificates anew; no connection is dropped
+  exuvia rollback                  Back to the old process, while it still watches the new one
+  exuvia status                    Who serves, who drains
+  exuvia stop                      Finish what was accepted, then end
+
+Signals to the process that serves:
+  SIGHUP                           Upgrade, as `exuvia upgrade` does; what comes of it is in the log
+  SIGTERM, SIGINT                  Stop, as `exuvia stop` does; a second one cuts every connection
+
+The control socket, by which all but `run` and `check` reach the process that serves, is what `control.socket`
+in the configuration says. Otherwise it is /run/exuvia/control.sock for root, and for others
+$XDG_RUNTIME_DIR/exuvia/control.sock, or /tmp/exuvia-UID/control.sock where that variable is not set. It speaks
+HTTP:
+
+  curl --unix-socket /run/exuvia/control.sock http://exuvia/v1/status
+
+Exit status:
+  0    done; for `upgrade`: the new process serves
+  1    failed; for `upgrade`: failed or rolled back, and the old process serves on
+  2    the command line is wrong
+  3    refused: it cannot be done now, such as an upgrade during another
+  4    exuvia is not running or cannot be reached
+  130  interrupted while waiting; what was asked for goes on";
+
+/// Below `exuvia run --help`.
+pub(super) const RUN: &str = "\
+Signals:
+  SIGHUP           Upgrade, as `exuvia upgrade` does; what comes of it is in the log
+  SIGTERM, SIGINT  Stop: finish what was accepted within drain.timeout; a second one cuts every connection
+
+Examples:
+  exuvia run -c /etc/exuvia/exuvia.toml
+  EXUVIA__LOG__LEVEL=debug exuvia run      Every setting can be set in the environment
+
+Exit status:
+  0  stopped as it was asked to, or another generation serves now
+  1  it could not start or could not go on; why is on standard error";
+
+/// Below `exuvia check --help`.
+pub(super) const CHECK: &str = "\
+Examples:
+  exuvia check -c exuvia.toml
+  exuvia check --print                     The defaults and the environment, as a file
+
+Exit status:
+  0  the configuration is right
+  1  it is not; every mistake is on standard error";
+
+/// Below `exuvia upgrade --help`.
+pub(super) const UPGRADE: &str = "\
+The running process starts the program that is on disk now (restart.executable, or the file that it was started
+from itself). The new process reads the configuration and the certificates, takes over the listening sockets
+and says that it is ready; from then on it accepts. The old process watches it for the time of
+restart.probation. If the new one dies meanwhile, or `exuvia rollback` says so, the old one accepts again.
+Otherwise it lets go and finishes what it had accepted.
+
+Whatever goes wrong before that, the old process serves on, and what went wrong is told here.
+
+Examples:
+  exuvia upgrade && echo done
+  exuvia upgrade --until ready && ./smoke-test.sh || exuvia rollback
+  exuvia upgrade --json                    One JSON document a line, as it happens
+
+Exit status:
+  0    committed: the new process serves (with --until ready: it accepts)
+  1    failed or rolled back: the old process serves on
+  2    the command line is wrong
+  3    refused: another upgrade is under way, or too many old processes still drain
+  4    exuvia is not running or cannot be reached
+  130  interrupted while waiting: the upgrade goes on";
+
+/// Below `exuvia rollback --help`.
+pub(super) const ROLLBACK: &str = "\
+Only an upgrade that is not committed can be taken back: while the new process starts, or while the old one
+watches it (restart.probation). After that, put the previous version in place and upgrade to it.
+
+Exit status:
+  0  the old process serves again
+  3  refused: there is nothing to roll back, or it is too late
+  4  exuvia is not running or cannot be reached";
+
+/// Below `exuvia status --help`.
+pub(super) const STATUS: &str = "\
+Phases:
+  serving      accepts connections and takes orders
+  starting     not ready yet
+  candidate    ready and accepting; the old process still watches it
+  upgrading    serving, and starting a new process
+  probation    watching the new process, ready to take everything back
+  draining     finishing what it had accepted
+  rolled back  draining, since its upgrade was taken back
+
+Examples:
+  exuvia status --json | jq .generation
+
+Exit status:
+  0  exuvia is running
+  4  exuvia is not running or cannot be reached";
+
+/// Below `exuvia stop --help`.
+pub(super) const STOP: &str = "\
+Requests that are being answered may finish within drain.timeout; then what is left is cut. Asking twice is the
+same as --now. Processes of earlier upgrades that still drain go on until they are done; --now ends them too.
+
+Exit status:
+  0    the process is gone
+  1    it did not end
+  4    exuvia is not running or cannot be reached
+  130  interrupted while waiting: the process ends nevertheless";
+
+/// Below `exuvia completions --help`.
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  exuvia completions bash > /etc/bash_completion.d/exuvia
+  exuvia completions zsh > \"${fpath[1]}/_exuvia\"
+  exuvia completions fish > ~/.config/fish/completions/exuvia.fish";

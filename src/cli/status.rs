@@ -1,0 +1,202 @@
+//! `exuvia status`: who serves, who drains, where.
+
+use std::path::Path;
+
+use http::StatusCode;
+
+use super::screen::Screen;
+use super::time::roughly;
+use super::{Exit, Trouble};
+use crate::control::StatusReport;
+use crate::control::client;
+use crate::restart::{Failure, GenerationStatus, KindStatus, Phase, Verdict};
+
+/// Asks the process behind `socket` and prints what it answers.
+pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
+    let answer = client::status(socket).await?;
+    if answer.status != StatusCode::OK {
+        return Err(Trouble::answered("status", &answer));
+    }
+    // In any case, so that what is not exuvia's answer is not passed on.
+    let report: StatusReport = answer.json(socket)?;
+    if json {
+        screen.raw(&answer.body);
+    } else {
+        screen.line(&page(&report));
+    }
+    Ok(Exit::Done)
+}
+
+/// The report as text, without the end of its last line.
+fn page(report: &StatusReport) -> String {
+    let StatusReport { status, admin, control, config } = report;
+    let mut facts = vec![
+        ["executable".into(), status.executable.clone()],
+        ["configuration".into(), config.clone().unwrap_or_else(|| "defaults and environment".into())],
+        ["control".into(), control.clone()],
+        ["admin".into(), admin.as_ref().map_or("none".into(), |address| format!("http://{address}"))],
+    ];
+    if let Some(verdict) = &status.last_upgrade {
+        facts.push(["last upgrade".into(), verdict_words(verdict)]);
+    }
+    if status.accept_errors > 0 {
+        facts.push(["accept errors".into(), status.accept_errors.to_string()]);
+    }
+
+    let mut generations =
+        vec![["GENERATION", "PID", "VERSION", "PHASE", "AGE", "LEFT", "CONNECTIONS"].map(str::to_owned)];
+    generations.extend(status.generations.iter().map(generation_row));
+    let mut listeners = vec![["LISTENER", "ADDRESS", "SOCKETS"].map(str::to_owned)];
+    listeners.extend(
+        status.listeners.iter().map(|it| [it.name.clone(), it.address.clone(), it.sockets.to_string()]),
+    );
+
+    format!(
+        "exuvia {}: generation {} (pid {}) is {}\n\n{}\n\n{}\n\n{}",
+        status.version,
+        status.generation,
+        status.pid,
+        phase_words(Some(status.phase)),
+        table(&facts),
+        table(&generations),
+        table(&listeners),
+    )
+}
+
+fn generation_row(one: &GenerationStatus) -> [String; 7] {
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let connections: Vec<String> =
+        one.connections.iter().filter(|kind| kind.open != 0).map(kind_words).collect();
+    [
+        one.generation.to_string(),
+        one.pid.to_string(),
+        or_dash(&one.version),
+        phase_words(one.phase),
+        roughly(one.age_ms),
+        or_dash(&one.left_ms.map(roughly).unwrap_or_default()),
+        or_dash(&connections.join("; ")),
+    ]
+}
+
+fn kind_words(kind: &KindStatus) -> String {
+    format!("{} {} open, {} active", kind.kind, kind.open, kind.active)
+}
+
+fn phase_words(phase: Option<Phase>) -> String {
+    phase.map_or("no answer".into(), |phase| phase.as_str().replace('_', " "))
+}
+
+fn verdict_words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Committed => "committed".into(),
+        Verdict::RolledBack => "rolled back".into(),
+        Verdict::Failed(Failure { step, message }) => {
+            format!("failed at step {step}: {}", message.lines().next().unwrap_or_default())
+        }
+    }
+}
+
+/// The rows with their columns below each other.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::{ListenerStatus, Status};
+
+    fn kind(kind: &str, open: i64, active: i64) -> KindStatus {
+        KindStatus { kind: kind.into(), began: 100, open, active, ends: vec![] }
+    }
+
+    fn report() -> StatusReport {
+        let old = GenerationStatus {
+            generation: 1,
+            pid: 4700,
+            version: "0.1.0".into(),
+            phase: Some(Phase::Draining),
+            age_ms: 7_200_000,
+            connections: vec![kind("http1", 3, 1), kind("tunnel", 0, 0)],
+            left_ms: Some(25_400),
+        };
+        let new = GenerationStatus {
+            generation: 2,
+            pid: 4711,
+            version: "0.2.0".into(),
+            phase: Some(Phase::Serving),
+            age_ms: 12_000,
+            connections: vec![kind("http1", 10, 2), kind("tunnel", 2, 2)],
+            left_ms: None,
+        };
+        let status = Status {
+            generation: 2,
+            pid: 4711,
+            version: "0.2.0".into(),
+            phase: Phase::Serving,
+            executable: "/opt/exuvia/bin/exuvia".into(),
+            listeners: vec![ListenerStatus {
+                name: "web".into(),
+                address: "127.0.0.1:8080".into(),
+                sockets: 2,
+            }],
+            accept_errors: 0,
+            last_upgrade: None,
+            generations: vec![old, new],
+        };
+        StatusReport {
+            status,
+            admin: Some("127.0.0.1:9090".into()),
+            control: "/run/exuvia/control.sock".into(),
+            config: Some("/etc/exuvia/exuvia.toml".into()),
+        }
+    }
+
+    #[test]
+    fn the_page_says_who_serves_and_who_drains() {
+        let expected = "\
+exuvia 0.2.0: generation 2 (pid 4711) is serving
+
+executable     /opt/exuvia/bin/exuvia
+configuration  /etc/exuvia/exuvia.toml
+control        /run/exuvia/control.sock
+admin          http://127.0.0.1:9090
+
+GENERATION  PID   VERSION  PHASE     AGE   LEFT  CONNECTIONS
+1           4700  0.1.0    draining  2 h   25 s  http1 3 open, 1 active
+2           4711  0.2.0    serving   12 s  -     http1 10 open, 2 active; tunnel 2 open, 2 active
+
+LISTENER  ADDRESS         SOCKETS
+web       127.0.0.1:8080  2";
+        assert_eq!(page(&report()), expected);
+    }
+
+    #[test]
+    fn what_is_not_known_has_a_dash() {
+        let one = GenerationStatus {
+            version: String::new(),
+            phase: None,
+            connections: vec![],
+            left_ms: None,
+            ..report().status.generations.remove(0)
+        };
+        assert_eq!(generation_row(&one), ["1", "4700", "-", "no answer", "2 h", "-", "-"]);
+    }
+
+    #[test]
+    fn troubles_are_on_the_page() {
+        let mut report = report();
+        report.status.accept_errors = 7;
+        report.status.last_upgrade =
+            Some(Verdict::Failed(Failure::new("exec", "no such file\nits last words")));
+        let page = page(&report);
+        assert!(page.contains("\nlast upgrade   failed at step exec: no such file\n"), "{page}");
+        assert!(page.contains("\naccept errors  7\n"), "{page}");
+    }
+}
