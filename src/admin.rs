@@ -10,12 +10,20 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::task::spawn_local;
 
-use crate::control::Identity;
-use crate::control::http::{Body, Connections, Refusal, json, text};
+use crate::http::{Body, Connections, Refusal, json, text};
 use crate::restart::{Phase, Stream, Viewer};
 
 /// What there is to ask for.
 const ENDPOINTS: &[&str] = &["GET /livez", "GET /readyz"];
+
+/// Which process answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its generation.
+    pub generation: u32,
+    /// The version of its program.
+    pub version: String,
+}
 
 /// Answers on the admin listener. Lives on the control thread, in its `LocalSet`.
 #[derive(Debug)]
@@ -66,7 +74,7 @@ fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Res
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Refusal { status, error, allow: Some("GET, HEAD") }.answer(ENDPOINTS);
     }
-    let Identity { generation, version, .. } = identity;
+    let Identity { generation, version } = identity;
     if path == "/" {
         let page = format!(
             "exuvia {version}, generation {generation}: /livez (this process lives), /readyz (it accepts connections)\n"
@@ -86,13 +94,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            generation: 3,
-            version: "0.1.0".into(),
-            admin: None,
-            control: "/run/exuvia/control.sock".into(),
-            config: None,
-        }
+        Identity { generation: 3, version: "0.1.0".into() }
     }
 
     async fn ask(method: Method, path: &str, phase: Phase) -> (u16, String) {

@@ -19,7 +19,6 @@
 //! ([`socket::prepare`]), and the peer's uid is checked on each connection.
 
 pub mod client;
-pub(crate) mod http;
 mod route;
 pub mod socket;
 
@@ -27,8 +26,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::http::{Request, Response, StatusCode};
 use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -36,23 +35,19 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::restart::{Failure, Gone, Handle, Progress, Status, Stop, Stream, Verdict};
-use http::{Body, Connections, Refusal, json, json_line, lines};
+use crate::http::{Body, Connections, Refusal, json, json_line, lines};
+use crate::restart::{Failure, Gone, Handle, ListenAddr, Progress, Status, Stop, Stream, Verdict};
 pub use route::Until;
 use route::{ENDPOINTS, Route, route};
 
 /// How often the one who stops the process is told how far it is.
 const STOP_REPORTS: Duration = Duration::from_secs(1);
 
-/// What the core does not know about this process.
+/// What the core does not know about this process: the places that people look for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The generation of this process.
-    pub generation: u32,
-    /// The version of its program.
-    pub version: String,
+pub struct Extra {
     /// Where the admin listener is bound, port 0 resolved.
-    pub admin: Option<String>,
+    pub admin: Option<ListenAddr>,
     /// The path of the control socket.
     pub control: PathBuf,
     /// The configuration file, if there is one.
@@ -77,11 +72,11 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    fn new(status: Status, identity: &Identity) -> Self {
-        let Identity { admin, control, config, .. } = identity;
+    fn new(status: Status, extra: &Extra) -> Self {
+        let Extra { admin, control, config } = extra;
         StatusReport {
             status,
-            admin: admin.clone(),
+            admin: admin.as_ref().map(ToString::to_string),
             control: control.display().to_string(),
             config: config.as_ref().map(|path| path.display().to_string()),
         }
@@ -175,21 +170,21 @@ fn is_last(progress: &Progress, until: Until) -> bool {
 #[derive(Debug)]
 pub struct ControlServer {
     handle: Handle,
-    identity: Rc<Identity>,
+    extra: Rc<Extra>,
     connections: Rc<Connections>,
 }
 
 impl ControlServer {
     /// A server that passes on to `handle` what it is asked.
-    pub fn new(handle: Handle, identity: Rc<Identity>) -> Self {
-        ControlServer { handle, identity, connections: Rc::default() }
+    pub fn new(handle: Handle, extra: Rc<Extra>) -> Self {
+        ControlServer { handle, extra, connections: Rc::default() }
     }
 
     /// Answers what is asked on one connection, in a task of its own. Must be called within a `LocalSet`.
     pub fn serve(&self, stream: Stream) {
         let desk = Rc::new(Desk {
             handle: self.handle.clone(),
-            identity: self.identity.clone(),
+            extra: self.extra.clone(),
             refused: not_allowed(&stream),
         });
         let connections = self.connections.clone();
@@ -232,7 +227,7 @@ fn is_allowed(peer: u32, us: u32) -> bool {
 /// Where one connection's request is answered.
 struct Desk {
     handle: Handle,
-    identity: Rc<Identity>,
+    extra: Rc<Extra>,
     refused: Option<String>,
 }
 
@@ -260,7 +255,7 @@ impl Desk {
 
     async fn status(&self) -> Result<Response<Body>, Gone> {
         let status = self.handle.status().await?;
-        Ok(json(StatusCode::OK, &StatusReport::new(status, &self.identity)))
+        Ok(json(StatusCode::OK, &StatusReport::new(status, &self.extra)))
     }
 
     async fn upgrade(&self, until: Until) -> Result<Response<Body>, Gone> {
@@ -307,7 +302,7 @@ impl Desk {
             return Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "stopping": true })));
         }
         let (pieces, receiver) = mpsc::channel(1);
-        let (handle, identity) = (self.handle.clone(), self.identity.clone());
+        let (handle, extra) = (self.handle.clone(), self.extra.clone());
         spawn_local(async move {
             let mut viewer = handle.viewer();
             let mut ticks = interval(STOP_REPORTS);
@@ -319,7 +314,7 @@ impl Desk {
                     () = pieces.closed() => return,
                 }
                 let Ok(status) = handle.status().await else { return };
-                let line = json_line(&StatusReport::new(status, &identity));
+                let line = json_line(&StatusReport::new(status, &extra));
                 if pieces.send(line.into()).await.is_err() {
                     return;
                 }
@@ -417,14 +412,12 @@ mod tests {
             last_upgrade: None,
             generations: vec![],
         };
-        let identity = Identity {
-            generation: 3,
-            version: "0.1.0".into(),
-            admin: Some("127.0.0.1:9090".into()),
+        let extra = Extra {
+            admin: Some("127.0.0.1:9090".parse().unwrap()),
             control: "/run/exuvia/control.sock".into(),
             config: None,
         };
-        let report = StatusReport::new(status, &identity);
+        let report = StatusReport::new(status, &extra);
         let document = serde_json::to_value(&report).unwrap();
         assert_eq!(document["generation"], 3);
         assert_eq!(document["phase"], "serving");
@@ -435,7 +428,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_user_of_the_process_may_ask_and_so_may_root() {
-        let (_client, server) = http::connected();
+        let (_client, server) = crate::http::connected();
         assert_eq!(not_allowed(&server), None);
         assert!(is_allowed(1000, 1000) && is_allowed(0, 1000));
         assert!(!is_allowed(1001, 1000) && !is_allowed(1000, 0));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// decision to be taken, not a line to be added in passing.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "control", "restart", "supervise"]),
+    ("cli", &["app", "control", "restart", "settings", "supervise"]),
     ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
     ("admin", &["http", "restart"]),
     ("control", &["http", "restart"]),

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::http::Refusal;
+use crate::http::Refusal;
 use crate::restart::Stop;
 
 /// What there is to ask for, for the one who asked for something else.
