@@ -17,10 +17,9 @@ use http::{Method, StatusCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app;
+use crate::control::Until;
 use crate::control::client::{self, Answer, ClientError};
-use crate::control::{Until, socket};
-use crate::settings::{ControlSocket, Settings};
-pub use crate::supervise::Mode as Supervise;
+use crate::supervise::Mode;
 use screen::Screen;
 
 /// An edge HTTP reverse proxy whose every change is a zero-downtime upgrade.
@@ -41,7 +40,7 @@ enum Command {
     Run {
         /// Whether a small process that stays is put before the one that serves, which upgrades replace
         #[arg(long, value_name = "WHEN", default_value = "auto")]
-        supervise: Supervise,
+        supervise: Mode,
     },
     /// Check the configuration and do nothing else
     #[command(after_long_help = help::CHECK)]
@@ -160,7 +159,7 @@ pub fn main() -> ExitCode {
         }
     };
     let Cli { config, command } = cli;
-    let command = command.unwrap_or(Command::Run { supervise: Supervise::default() });
+    let command = command.unwrap_or(Command::Run { supervise: Mode::default() });
     match command {
         Command::Run { supervise } => app::run(config, supervise),
         Command::Check { print } => app::check(config.as_deref(), print),
@@ -205,14 +204,8 @@ fn control_socket(control: Control, config: Option<PathBuf>) -> Result<PathBuf, 
     if let Some(socket) = control.socket {
         return Ok(socket);
     }
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    match Settings::load(config.as_deref(), std::env::vars_os().filter_map(text)) {
-        Ok(settings) => Ok(match settings.control.socket {
-            ControlSocket::Path(path) => path,
-            ControlSocket::Default => socket::default_path(),
-        }),
+    match app::control_socket(config.as_deref()) {
+        Ok(socket) => Ok(socket),
         Err(error) => Err(Trouble {
             exit: Exit::Unreachable,
             words: format!(

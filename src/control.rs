@@ -199,7 +199,7 @@ impl ControlServer {
 
     /// Waits until every answer that is being given is written, for at most half a second. To be called when
     /// the driver has ended: the process must not end before it has said so to the one who asked for that.
-    pub async fn finish(self) {
+    pub async fn finish(&self) {
         self.connections.finish().await;
     }
 }

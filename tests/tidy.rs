@@ -10,10 +10,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["app", "control", "restart", "settings", "supervise"]),
     ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
-    ("admin", &["http", "restart"]),
-    ("control", &["http", "restart"]),
+    ("admin", &["control", "restart"]),
+    ("control", &["restart"]),
     ("demo", &[]),
-    ("http", &["restart"]),
     ("proxy", &["restart", "timer"]),
     ("restart", &[]),
     ("server", &["proxy", "restart", "timer"]),
@@ -59,13 +58,13 @@ fn module_of(path: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules that a text names behind `crate::` or `exuvia::`, be it in braces.
-fn modules_named(text: &str) -> Vec<String> {
+/// The modules that a text names behind `root`, be it in braces.
+fn modules_named(text: &str, root: &str) -> Vec<String> {
     let word = |text: &str| -> String {
         text.trim_start().chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
     };
     let mut named = Vec::new();
-    for behind in text.split("crate::").skip(1).chain(text.split("exuvia::").skip(1)) {
+    for behind in text.split(root).skip(1) {
         match behind.strip_prefix('{') {
             None => named.push(word(behind)),
             Some(list) => {
@@ -106,7 +105,8 @@ fn arrows_point_one_way() {
             wrong.push(format!("{}: the module {module} has no arrows in tests/tidy.rs", path.display()));
             continue;
         };
-        for named in modules_named(&text) {
+        let root = if module == "main" { "exuvia::" } else { "crate::" };
+        for named in modules_named(&text, root) {
             if named != module && !allowed.contains(&named.as_str()) {
                 wrong.push(format!("{}: {module} may not use {named}", path.display()));
             }
@@ -175,5 +175,5 @@ fn no_test_is_ignored() {
 fn the_finder_of_modules_finds_them() {
     let text =
         "use crate::restart::{self, Error};\nuse crate::{admin, proxy::{a, b}, Type};\ncrate::tls::x()";
-    assert_eq!(modules_named(text), ["restart", "admin", "proxy", "tls"]);
+    assert_eq!(modules_named(text, "crate::"), ["restart", "admin", "proxy", "tls"]);
 }

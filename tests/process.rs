@@ -1,0 +1,24 @@
+//! exuvia as its users run it: real processes, sockets and signals, by topic.
+//!
+//! Every test starts a program of its own in a folder of its own, on ports that the kernel chooses, with
+//! clients that never retry, and leaves nothing behind.
+
+#[path = "process/harness.rs"]
+mod harness;
+#[path = "process/traffic.rs"]
+mod traffic;
+
+#[path = "process/bad_binary.rs"]
+mod bad_binary;
+#[path = "process/bad_luck.rs"]
+mod bad_luck;
+#[path = "process/drain.rs"]
+mod drain;
+#[path = "process/executable.rs"]
+mod executable;
+#[path = "process/listeners.rs"]
+mod listeners;
+#[path = "process/residue.rs"]
+mod residue;
+#[path = "process/upgrade.rs"]
+mod upgrade;

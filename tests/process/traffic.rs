@@ -1,0 +1,214 @@
+//! Clients that keep sending and never retry: what fails for them has failed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use super::harness::{PATIENCE, eventually};
+
+/// One HTTP/1.1 connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|header| header.0 == name).map(|header| header.1.as_str())
+    }
+
+    /// Which generation answered: the demonstration upstream says it.
+    #[track_caller]
+    pub fn generation(&self) -> u64 {
+        self.header("x-exuvia-generation").unwrap_or_else(|| panic!("{self:?}")).parse().unwrap()
+    }
+
+    pub fn closes(&self) -> bool {
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Client { stream: BufReader::with_capacity(64 * 1024, stream) })
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Sends a request without a body.
+    pub fn ask(&mut self, target: &str) -> std::io::Result<()> {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
+    }
+
+    /// Asks and waits for the answer.
+    pub fn get(&mut self, target: &str) -> std::io::Result<Response> {
+        self.ask(target)?;
+        self.response()
+    }
+
+    /// Reads the head of an answer.
+    pub fn head(&mut self) -> std::io::Result<Response> {
+        let invalid = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+        let mut line = || {
+            let mut text = String::new();
+            match self.stream.read_line(&mut text)? {
+                0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+                _ => Ok(text.trim_end().to_owned()),
+            }
+        };
+        let first = line()?;
+        let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| invalid(format!("not a status line: {first:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let text = line()?;
+            if text.is_empty() {
+                return Ok(Response { status, headers, body: Vec::new() });
+            }
+            let (name, value) = text.split_once(':').ok_or_else(|| invalid(text.clone()))?;
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    /// Reads a whole answer.
+    pub fn response(&mut self) -> std::io::Result<Response> {
+        let mut response = self.head()?;
+        if response.header("transfer-encoding").is_some() {
+            loop {
+                let mut size = String::new();
+                self.stream.read_line(&mut size)?;
+                let size = usize::from_str_radix(size.trim(), 16).map_err(|_| {
+                    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, format!("chunk {size:?}"))
+                })?;
+                let at = response.body.len();
+                response.body.resize(at + size, 0);
+                self.stream.read_exact(&mut response.body[at..])?;
+                self.stream.read_exact(&mut [0; 2])?;
+                if size == 0 {
+                    break;
+                }
+            }
+        } else if let Some(length) =
+            response.header("content-length").map(|text| text.parse::<usize>().unwrap())
+        {
+            response.body.resize(length, 0);
+            self.stream.read_exact(&mut response.body)?;
+        }
+        Ok(response)
+    }
+
+    /// Whether the peer closes next, with nothing more to read. A reset is an error.
+    pub fn at_end(&mut self) -> std::io::Result<bool> {
+        Ok(self.stream.fill_buf()?.is_empty())
+    }
+}
+
+/// One request on a connection of its own.
+pub fn get(address: SocketAddr, target: &str) -> std::io::Result<Response> {
+    Client::connect(address)?.get(target)
+}
+
+/// Clients on threads of their own that send until they are told to finish.
+pub struct Traffic {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Vec<String>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    answered: AtomicU64,
+    highest: AtomicU64,
+}
+
+impl Traffic {
+    /// Half of the clients keep their connection until they are told that it closes, half make a new one
+    /// for each request.
+    pub fn start(address: SocketAddr, clients: usize) -> Traffic {
+        Traffic::with(address, clients.div_ceil(2), clients / 2)
+    }
+
+    /// So many of each.
+    pub fn with(address: SocketAddr, keep_alive: usize, churning: usize) -> Traffic {
+        let shared = Arc::new(Shared::default());
+        let threads = (0..keep_alive + churning).map(|i| {
+            let shared = shared.clone();
+            std::thread::spawn(move || shared.run(address, i < keep_alive))
+        });
+        let traffic = Traffic { threads: threads.collect(), shared };
+        traffic.flows();
+        traffic
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until more requests have been answered.
+    #[track_caller]
+    pub fn flows(&self) {
+        let before = self.answered();
+        eventually("more requests are answered", || (self.answered() > before + 20).then_some(()));
+    }
+
+    /// Waits until a generation has answered.
+    #[track_caller]
+    pub fn reaches(&self, generation: u64) {
+        let highest = || self.shared.highest.load(Ordering::Relaxed);
+        eventually(&format!("generation {generation} answers"), || (highest() >= generation).then_some(()));
+    }
+
+    /// Ends it: nothing may have failed.
+    #[track_caller]
+    pub fn finish(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let failures: Vec<String> =
+            self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let answered = self.shared.answered.load(Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} failures beside {answered} answers: {failures:#?}", failures.len());
+        assert!(answered > 0, "no request was made");
+    }
+}
+
+impl Shared {
+    fn run(&self, address: SocketAddr, keep: bool) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut kept: Option<Client> = None;
+        while !self.stop.load(Ordering::Relaxed) && failures.len() < 10 {
+            let fresh = kept.is_none();
+            let result = kept.take().map_or_else(|| Client::connect(address), Ok).and_then(|mut client| {
+                let response = client.get("/bytes?n=1000")?;
+                Ok((client, response))
+            });
+            match result {
+                Ok((client, response)) if response.status == 200 && response.body.len() == 1000 => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    self.highest.fetch_max(response.generation(), Ordering::Relaxed);
+                    kept = (keep && !response.closes()).then_some(client);
+                }
+                Ok((_, response)) => failures.push(format!("{response:?}")),
+                Err(error) => failures.push(format!("{error} (new connection: {fresh})")),
+            }
+        }
+        failures
+    }
+}
