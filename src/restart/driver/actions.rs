@@ -16,7 +16,7 @@ use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
 use crate::restart::spawn::spawn;
-use crate::restart::state::{Action, Failure, Phase, Stop, Timer};
+use crate::restart::state::{Action, Failure, Phase, Timer};
 use crate::restart::status::{Progress, unix_ms};
 use crate::restart::sys;
 use crate::restart::view::{Drain, View};
