@@ -19,7 +19,8 @@
 //!      └──► RolledBack ─┘                  Serving              Serving
 //! ```
 //!
-//! (A failure in Probation leads to Aborting too; a rollback there leads straight to Serving.)
+//! (Nonsense in Probation leads to Aborting too; a rollback there, or a child that gives up by itself, leads
+//! straight to Serving.)
 //!
 //! The **owner** is the process that upgrades, rolls back and stops: it answers on the control socket,
 //! its pid stands in the PID file, and the service manager calls it the main process. There is at most
@@ -356,8 +357,12 @@ impl State {
                 self.kill(Phase::Reclaiming, Verdict::Failed(late))
             }
 
+            // It cannot go on, and finishes what it accepted as one that was rolled back does.
+            (Phase::Probation, Event::ChildFailed(failure)) => {
+                self.go(Phase::Serving, vec![Disarm, AdoptChild, Report(Verdict::Failed(failure))])
+            }
             // The child cannot go on: it may exit by itself, so that what it says is heard to the end.
-            (Phase::Upgrading | Phase::Probation, Event::ChildFailed(failure)) => {
+            (Phase::Upgrading, Event::ChildFailed(failure)) => {
                 self.abort(Phase::Aborting, Verdict::Failed(failure), vec![Arm(Timer::Exit)])
             }
             (Phase::Committing, Event::ChildFailed(failure)) => {

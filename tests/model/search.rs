@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::world::{Budget, Machine, Step, World};
+use super::step::{Budget, Step};
+use super::world::{Machine, World};
 
 /// A property that does not hold, and the shortest way to where it does not.
 #[derive(Debug)]

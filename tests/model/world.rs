@@ -1,186 +1,20 @@
-//! The processes of one daemon, the channels between them, and every step that may come next.
+//! The processes of one daemon: every step that may come next, and what comes of it.
 
-use std::fmt;
+use exuvia::restart::state::{Action, Event, Failure, Phase, Rules, State, Stop, Verdict};
 
-use exuvia::restart::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
+use super::process::{Life, Link, Message, Process, Side};
+use super::step::{Boot, Budget, Step};
 
 /// The machine under test: [`State::on`], or one that was broken on purpose.
 pub(crate) type Machine = fn(&mut State, Event) -> Vec<Action>;
 
-/// How often each thing may still happen that no process does by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Budget {
-    pub(crate) upgrades: u8,
-    pub(crate) rollbacks: u8,
-    pub(crate) stops: u8,
-    pub(crate) crashes: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Life {
-    /// Before [`Event::Started`]: all that can fail at start may fail.
-    Booting,
-    /// It does nothing any more, and lives.
-    Hung,
-    Running,
-    Dead,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Message {
-    Ready,
-    Failed,
-    Owner,
-    Commit,
-    Rollback,
-    Stop(Stop),
-    /// What no version says.
-    Garbage,
-    /// Not a message but an errno in a pipe of its own, which is read before everything else.
-    ExecFailed,
-}
-
-/// The two ends of the channel between a process and the one that made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Side {
-    Parent,
-    Child,
-}
-
-/// One end of the channel that was made with the process `channel`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Link {
-    channel: usize,
-    side: Side,
-}
-
-impl Link {
-    fn opposite(self) -> Link {
-        let side = match self.side {
-            Side::Parent => Side::Child,
-            Side::Child => Side::Parent,
-        };
-        Link { side, ..self }
-    }
-}
-
-/// A process: the real machine, and of its driver what decides which event comes of what happens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Process {
-    life: Life,
-    /// The process that made it.
-    maker: usize,
-    state: State,
-    timer: Option<Timer>,
-    /// As in the driver: the process that has the say over this one.
-    superior: Option<Link>,
-    /// As in the driver: a second descriptor of the channel's end, until this process is the owner.
-    predecessor: bool,
-    child: Option<usize>,
-    /// As in the driver, where only the owner listens to them.
-    others: Vec<Link>,
-    owner: bool,
-    /// Whether an upgrade was accepted whose end has not been reported.
-    asked: bool,
-    /// Whether it ever was the owner.
-    owned: bool,
-    /// What is in its channel and not read yet, to the end that its maker has and to the end that it has.
-    to_parent: Vec<Message>,
-    to_child: Vec<Message>,
-}
-
-impl Process {
-    fn lives(&self) -> bool {
-        self.life != Life::Dead
-    }
-
-    fn runs(&self) -> bool {
-        self.life == Life::Running
-    }
-
-    /// Whether it holds the listening sockets and can be expected to do something about them.
-    fn holds(&self) -> bool {
-        self.lives() && self.life != Life::Hung && self.state.phase().holds_listeners()
-    }
-
-    /// Whether another process has the say and the duty to serve if this one dies.
-    fn is_junior(&self) -> bool {
-        matches!(self.state.phase(), Phase::Starting | Phase::Candidate | Phase::RolledBack)
-    }
-}
-
-/// What a child may do before it is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Boot {
-    Ready,
-    /// Says why, and exits.
-    Fails,
-    Dies,
-    Hangs,
-    /// Says what is not in the protocol, and hangs.
-    Babbles,
-    ExecFails,
-}
-
-/// Everything that may happen next. Numbers are processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Step {
-    // What goes on by itself.
-    HearChild(usize),
-    SeeChildDead(usize),
-    HearSuperior(usize),
-    SeeSuperiorGone(usize),
-    HearOther(usize, usize),
-    SeeOtherGone(usize, usize),
-    TimeOut(usize),
-    Drained(usize),
-    Boot(usize, Boot),
-    // What is done to it.
-    AskUpgrade(usize, bool),
-    AskRollback(usize),
-    AskStop(usize, Stop),
-    Crash(usize),
-}
-
-impl Step {
-    /// Whether it comes without anyone's doing: no operator, no crash, no child that hangs.
-    pub(crate) fn is_due(self) -> bool {
-        !matches!(
-            self,
-            Step::AskUpgrade(..)
-                | Step::AskRollback(_)
-                | Step::AskStop(..)
-                | Step::Crash(_)
-                | Step::Boot(_, Boot::Hangs | Boot::Babbles)
-        )
-    }
-
-    fn process(self) -> usize {
-        match self {
-            Step::HearChild(p)
-            | Step::SeeChildDead(p)
-            | Step::HearSuperior(p)
-            | Step::SeeSuperiorGone(p)
-            | Step::HearOther(p, _)
-            | Step::SeeOtherGone(p, _)
-            | Step::TimeOut(p)
-            | Step::Drained(p)
-            | Step::Boot(p, _)
-            | Step::AskUpgrade(p, _)
-            | Step::AskRollback(p)
-            | Step::AskStop(p, _)
-            | Step::Crash(p) => p,
-        }
-    }
-}
-
 /// Everything there is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
-    processes: Vec<Process>,
-    budget: Budget,
-    rules: Rules,
-    crashed: bool,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) budget: Budget,
+    pub(crate) rules: Rules,
+    pub(crate) crashed: bool,
     /// Someone asked the service to stop, so nobody needs to accept any more.
     pub(crate) stopped: bool,
     /// What happened leaves nobody to accept whatever any process does: see `World::excuse`.
@@ -602,74 +436,5 @@ impl World {
         if let Some(channel) = self.processes[p].child {
             self.send(Link { channel, side: Side::Parent }, message);
         }
-    }
-
-    // ── what is true of it ──
-
-    fn nobody_lives(&self) -> bool {
-        !self.processes.iter().any(Process::lives)
-    }
-
-    /// Whether everything may stay as it is.
-    pub(crate) fn is_good_end(&self) -> bool {
-        match (self.stopped, self.excused) {
-            (_, true) => self.one_serves() || self.nobody_runs(),
-            (true, false) => self.nobody_lives(),
-            (false, false) => self.one_serves(),
-        }
-    }
-
-    /// Whether all that live hang.
-    fn nobody_runs(&self) -> bool {
-        !self.processes.iter().any(Process::runs)
-    }
-
-    pub(crate) fn someone_accepts(&self) -> bool {
-        self.processes.iter().any(|process| process.runs() && process.state.phase().accepts())
-    }
-
-    pub(crate) fn someone_holds(&self) -> bool {
-        self.processes.iter().any(Process::holds)
-    }
-
-    pub(crate) fn owners(&self) -> usize {
-        self.processes.iter().filter(|process| process.runs() && process.state.phase().owns()).count()
-    }
-
-    /// Whether an upgrade asked for now would be tried.
-    pub(crate) fn would_upgrade(&self) -> bool {
-        let able = |process: &Process| {
-            let asked = process.state.clone().on(Event::UpgradeAsked { alive: 1 + process.others.len() });
-            process.runs() && asked.contains(&Action::Spawn)
-        };
-        self.processes.iter().any(able)
-    }
-
-    /// Whether one process serves, has everything that an owner has, and nothing is left of any other.
-    fn one_serves(&self) -> bool {
-        let mut alive = self.processes.iter().filter(|process| process.lives());
-        let (Some(one), None) = (alive.next(), alive.next()) else { return false };
-        let alone =
-            one.superior.is_none() && !one.predecessor && one.child.is_none() && one.others.is_empty();
-        let idle = one.timer.is_none() && !one.asked;
-        one.runs() && one.state.phase() == Phase::Serving && one.owner && alone && idle
-    }
-}
-
-impl fmt::Display for World {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (p, process) in self.processes.iter().enumerate() {
-            let gap = if p == 0 { "" } else { " │ " };
-            match process.life {
-                Life::Dead => write!(f, "{gap}{p} dead")?,
-                Life::Booting | Life::Hung => write!(f, "{gap}{p} {:?}", process.life)?,
-                Life::Running => write!(f, "{gap}{p} {:?}", process.state.phase())?,
-            }
-            if !process.to_child.is_empty() || !process.to_parent.is_empty() {
-                write!(f, " (on the way: up {:?} down {:?})", process.to_parent, process.to_child)?;
-            }
-        }
-        let words = [(self.stopped, "stopped"), (self.excused, "excused")];
-        words.iter().filter(|(is, _)| *is).try_for_each(|(_, word)| write!(f, " [{word}]"))
     }
 }
