@@ -42,8 +42,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::{env, fmt};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use generations::{Ended, Generations};
@@ -137,14 +135,9 @@ impl Supervisor {
 
     fn run(mut self) -> Result<u8, String> {
         while !self.generations.are_gone() {
-            let mut fds = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(format!("cannot wait for signals: {}", io::Error::from(errno))),
-            }
+            self.signals
+                .wait(self.notify.as_fd())
+                .map_err(|errno| format!("cannot wait for signals: {}", io::Error::from(errno)))?;
             // Who is the main process comes before what is asked of it.
             self.listen();
             while let Some(asked) = self.signals.next() {

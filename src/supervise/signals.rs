@@ -4,7 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -19,6 +21,10 @@ const TAKEN: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
 ];
+
+/// A terminal emulator may first tell the shell, which tells its jobs, and only then close the terminal.
+/// A SIGHUP so shortly before was no wish for an upgrade.
+const SUSPICION: Duration = Duration::from_secs(5);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub(super) struct Signals {
     /// The controlling terminal, if there is one, to see whether it is still there.
     terminal: Option<File>,
     hangup_ignored: bool,
+    /// When a SIGHUP came that may prove to be the news of a terminal that closes.
+    suspected: Option<Instant>,
 }
 
 impl Signals {
@@ -53,11 +61,30 @@ impl Signals {
         // To open a serial line may otherwise wait for its carrier.
         let at_once = OFlag::O_NONBLOCK.bits();
         let terminal = OpenOptions::new().read(true).custom_flags(at_once).open("/dev/tty").ok();
-        Ok(Signals { signals, terminal, hangup_ignored })
+        Ok(Signals { signals, terminal, hangup_ignored, suspected: None })
     }
 
-    /// The next signal that has come.
-    pub(super) fn next(&self) -> Option<Asked> {
+    /// Waits until there is a signal, or something to read from `other`.
+    pub(super) fn wait(&self, other: BorrowedFd<'_>) -> nix::Result<()> {
+        let suspicious = self.terminal.as_ref().filter(|_| self.suspected.is_some());
+        // A hang-up is told without being asked for.
+        let terminal = suspicious.map(|terminal| PollFd::new(terminal.as_fd(), PollFlags::empty()));
+        let readable = [self.signals.as_fd(), other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds: Vec<PollFd<'_>> = readable.into_iter().chain(terminal).collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The next thing that is asked for.
+    pub(super) fn next(&mut self) -> Option<Asked> {
+        if let Some(since) = self.suspected.filter(|_| self.terminal_is_gone()) {
+            self.suspected = None;
+            if since.elapsed() < SUSPICION && !self.hangup_ignored {
+                return Some(Asked::HangUp);
+            }
+        }
         let info = match self.signals.read_signal() {
             Ok(info) => info?,
             Err(errno) => {
@@ -66,10 +93,14 @@ impl Signals {
             }
         };
         let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())?;
-        // The kernel itself sends it for no other reason (sigaction(2)); a shell passes it on to its jobs.
+        // The kernel itself sends SIGHUP for no other reason (sigaction(2)); a shell passes it on.
         let by_the_kernel = info.ssi_code == nix::libc::SI_KERNEL;
         let hung_up = signal == Signal::SIGHUP && (by_the_kernel || self.terminal_is_gone());
-        Some(meaning(signal, hung_up, self.hangup_ignored))
+        let asked = meaning(signal, hung_up, self.hangup_ignored);
+        if asked == Asked::Upgrade && self.terminal.is_some() {
+            self.suspected = Some(Instant::now());
+        }
+        Some(asked)
     }
 
     fn terminal_is_gone(&self) -> bool {
@@ -77,12 +108,6 @@ impl Signals {
         let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
         poll(&mut fds, PollTimeout::ZERO).is_ok()
             && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
     }
 }
 
