@@ -7,6 +7,9 @@
 //! Prints figures; fails only if a request fails, or if descriptors or memory grow from generation to
 //! generation. Times are for people: the machine may be busy.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+#![allow(unreachable_pub, reason = "a test has no API: `pub` is for its other files")]
+
 #[path = "../tests/process/harness.rs"]
 #[allow(dead_code)]
 mod harness;

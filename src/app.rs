@@ -363,7 +363,9 @@ fn log(settings: &Settings) -> Result<(), Failure> {
     let invalid =
         |error: &dyn std::fmt::Display| Failure::new("configuration", format!("log.level: {error}"));
     let filter = EnvFilter::try_new(&settings.log.level).map_err(|error| invalid(&error))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A standard error that nobody reads any more is no reason to fail.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let set = match settings.log.format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -3,6 +3,9 @@
 //! Every test starts a program of its own in a folder of its own, on ports that the kernel chooses, with
 //! clients that never retry, and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+#![allow(unreachable_pub, reason = "a test has no API: `pub` is for its other files")]
+
 #[path = "process/harness.rs"]
 mod harness;
 #[path = "process/traffic.rs"]

@@ -1,5 +1,7 @@
 //! The rules of the project's shape that a machine can check. `ARCHITECTURE.md` says why they are.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -155,7 +155,7 @@ impl Driver {
         };
         let members = counts.iter().enumerate().map(member).collect();
         let program = match &options.executable {
-            Some(program) => invocation.directory.join(program),
+            Some(program) => invocation.absolute(program),
             None => invocation.executable.clone(),
         };
         let rules =
@@ -407,6 +407,11 @@ impl Driver {
         let actions = self.state.on(event);
         let phase = self.state.phase();
         if phase != before {
+            if before == Phase::Candidate
+                && let Some(parent) = &mut self.predecessor
+            {
+                parent.release_stderr();
+            }
             tracing::info!(
                 generation = self.generation,
                 from = before.as_str(),

@@ -39,8 +39,9 @@ const MAX_DESCRIPTORS: usize = 253;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Message {
-    /// Parent → child, once, before the child runs. With it go the parent's standard error, the parent's
-    /// pidfd, and for each entry of `others` its channel and its pidfd.
+    /// Parent → child, once, before the child runs. With it go the parent's standard error, the end from
+    /// which it reads the child's, the parent's pidfd, and for each entry of `others` its channel and its
+    /// pidfd.
     Offer(Box<Offer>),
     /// Child → parent: it accepts.
     Ready(Ready),

@@ -36,6 +36,11 @@ impl Invocation {
         };
         Ok(Invocation { executable, argv, directory, environment: env::vars_os().collect() })
     }
+
+    /// A path of the settings, which begins where the process was started.
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
+        join(&self.directory, path)
+    }
 }
 
 /// What a shell would execute for `argv0` in `directory`: itself if it names a folder, else the first
@@ -45,7 +50,7 @@ fn resolve(argv0: &Path, directory: &Path) -> io::Result<PathBuf> {
         return Err(io::ErrorKind::NotFound.into());
     }
     if argv0.components().count() > 1 || argv0.is_absolute() {
-        return Ok(directory.join(argv0));
+        return Ok(join(directory, argv0));
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let mut candidates = env::split_paths(&path).map(|folder| directory.join(folder).join(argv0));
@@ -54,7 +59,40 @@ fn resolve(argv0: &Path, directory: &Path) -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not in PATH"))
 }
 
+/// `relative` as seen from `directory`, which the kernel has named and which therefore has no links in it: each
+/// `..` that `relative` begins with takes a name away, so that the path holds when the directory is removed.
+/// Behind a name `..` stays, for the name may be a link.
+fn join(directory: &Path, relative: &Path) -> PathBuf {
+    let mut directory = directory.to_owned();
+    let mut rest = relative;
+    loop {
+        rest = if let Ok(behind) = rest.strip_prefix("..") {
+            directory.pop();
+            behind
+        } else if let Ok(behind) = rest.strip_prefix(".") {
+            behind
+        } else {
+            return directory.join(rest);
+        };
+    }
+}
+
 /// A text for execve(2); an error if it has a NUL in it.
 pub(crate) fn c_string(text: impl Into<OsString>) -> io::Result<CString> {
     CString::new(text.into().into_vec()).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_holds_when_the_directory_is_gone() {
+        let from = |relative: &str| join(Path::new("/srv/app/work"), Path::new(relative));
+        assert_eq!(from("./bin/exuvia"), Path::new("/srv/app/work/bin/exuvia"));
+        assert_eq!(from("../bin/exuvia"), Path::new("/srv/app/bin/exuvia"));
+        assert_eq!(from(".././../bin/../exuvia"), Path::new("/srv/bin/../exuvia"));
+        assert_eq!(from("../../../../exuvia"), Path::new("/exuvia"));
+        assert_eq!(from("/opt/current/exuvia"), Path::new("/opt/current/exuvia"));
+    }
 }

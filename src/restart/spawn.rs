@@ -55,7 +55,8 @@ pub(crate) enum ChildEvent {
 const REAP_PATIENCE: Duration = Duration::from_millis(250);
 const REAP_STEP: Duration = Duration::from_millis(5);
 
-/// Starts the program anew. `offer` is in the channel before the child exists, with `descriptors`.
+/// Starts the program anew. `offer` is in the channel before the child exists, with our standard error, the
+/// reading end of the child's, and `descriptors`.
 pub(crate) fn spawn(
     program: &Path,
     invocation: &Invocation,
@@ -66,10 +67,14 @@ pub(crate) fn spawn(
 ) -> Result<Child, Failure> {
     check_program(program)?;
     let prepared = (|| {
-        let (ours, theirs) = End::pair()?;
-        ours.send(offer, descriptors)?;
         let (exec, exec_failed) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (stderr, their_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let (exec, stderr) = (receiver(exec)?, receiver(stderr)?);
+        let (ours, theirs) = End::pair()?;
+        let our_stderr = io::stderr();
+        let descriptors: Vec<BorrowedFd<'_>> =
+            [our_stderr.as_fd(), stderr.as_fd()].into_iter().chain(descriptors.iter().copied()).collect();
+        ours.send(offer, &descriptors)?;
 
         let named =
             groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
@@ -122,8 +127,8 @@ pub(crate) fn spawn(
             generation,
             channel: Channel::new(ours)?,
             pidfd: sys::watch_readable(born.pidfd)?,
-            exec: Some(receiver(exec)?),
-            stderr: Some(receiver(stderr)?),
+            exec: Some(exec),
+            stderr: Some(stderr),
             tail: Tail::default(),
         })
     })();

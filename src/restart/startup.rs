@@ -1,6 +1,6 @@
 //! The first moments of a process: what it got, what it opens, and how it comes to serve.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -69,7 +69,9 @@ pub struct Startup {
 pub(crate) struct Predecessor {
     pub(crate) channel: End,
     pub(crate) introduction: Introduction,
-    pub(crate) stderr: OwnedFd,
+    /// The parent's standard error, and the end from which it reads this process's; see
+    /// [`Predecessor::release_stderr`].
+    pub(crate) stderr: Option<(OwnedFd, OwnedFd)>,
     pub(crate) pidfd: OwnedFd,
     /// The generations that drain, each with its channel and its pidfd.
     pub(crate) others: Vec<(Introduction, End, OwnedFd)>,
@@ -181,18 +183,26 @@ fn predecessor(
     let mut descriptors = descriptors.into_iter();
     let mut next =
         || descriptors.next().ok_or_else(|| Error::Handoff("the offer came with too few descriptors".into()));
-    let (stderr, pidfd) = (next()?, next()?);
+    let (stderr, pidfd) = ((next()?, next()?), next()?);
     let others = offer.others.into_iter().map(|other| Ok((other, End::from(next()?), next()?)));
     let others = others.collect::<Result<_, Error>>()?;
-    Ok(Predecessor { channel, introduction: offer.parent, stderr, pidfd, others })
+    Ok(Predecessor { channel, introduction: offer.parent, stderr: Some(stderr), pidfd, others })
 }
 
 impl Predecessor {
-    /// From now on the standard error is the one that the parent writes to; until then the parent passes
-    /// it on, so that it can tell what a child that died had to say.
-    pub(crate) fn release_stderr(&self) {
-        if let Err(error) = nix::unistd::dup2_stderr(self.stderr.as_fd()) {
+    /// From now on the standard error is the one that the parent writes to. Until then the parent passes it
+    /// on through a pipe, so that it can tell what a child that died had to say. This process holds the
+    /// reading end too: when the parent dies, nothing that is written fails, and nothing is lost.
+    pub(crate) fn release_stderr(&mut self) {
+        let Some((stderr, pipe)) = self.stderr.take() else { return };
+        if let Err(error) = nix::unistd::dup2_stderr(&stderr) {
             tracing::warn!(%error, "cannot write to the standard error directly");
+            return;
+        }
+        // The pipe does not block: this ends when it is empty, or when the parent, alive, empties it.
+        let mut rest = [0; 4096];
+        while let Ok(count @ 1..) = nix::unistd::read(&pipe, &mut rest) {
+            std::io::Write::write_all(&mut std::io::stderr(), &rest[..count]).ok();
         }
     }
 }

@@ -44,11 +44,11 @@ fn survives(settings: &str, plant: impl FnOnce(&Exuvia)) -> Answer {
 /// Puts a good program in place.
 fn good(exuvia: &Exuvia) {
     let next = exuvia.folder().join("next");
-    fs::remove_file(&next).ok();
+    fs::remove_file(&next).or_else(|_| fs::remove_dir(&next)).ok();
     symlink(EXUVIA, &next).unwrap();
 }
 
-fn script(body: &str) -> impl FnOnce(&Exuvia) {
+fn script(body: &str) -> impl FnOnce(&Exuvia) + use<> {
     let body = body.to_owned();
     move |exuvia| drop(exuvia.script("next", &body))
 }
@@ -105,7 +105,8 @@ fn is_killed_by_a_signal() {
 
 /// How a death is told: the kernel shows the status of a process that is not its child since Linux 6.15.
 fn died(how: &str) -> String {
-    let release = nix::sys::utsname::uname().unwrap().release().to_str().unwrap().to_owned();
+    let system = nix::sys::utsname::uname().unwrap();
+    let release = system.release().to_str().unwrap().to_owned();
     let mut numbers = release.split(['.', '-']).map(|text| text.parse::<u32>().unwrap_or(0));
     let known = (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 15);
     if known { how.to_owned() } else { "does not tell its exit status".to_owned() }
@@ -125,7 +126,7 @@ fn ignores_everything_but_a_kill() {
 }
 
 /// Writes to the hand-off channel, which is the last descriptor.
-fn says(message: &str) -> impl FnOnce(&Exuvia) {
+fn says(message: &str) -> impl FnOnce(&Exuvia) + use<> {
     script(&format!("fd=$((2 + LISTEN_FDS)); eval \"printf '%s' '{message}' >&$fd\"; exec sleep 600"))
 }
 

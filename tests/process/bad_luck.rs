@@ -144,7 +144,7 @@ fn the_new_process_crashes_in_probation() {
     let exuvia = Exuvia::start("[restart]\nprobation = \"60s\"\n");
     let upgrade = exuvia.begin(&["upgrade"]);
     exuvia.wait_phase("probation");
-    signal(exuvia.pid_of(2), Signal::SIGSEGV);
+    signal(exuvia.pid_of(2), Signal::SIGABRT);
     upgrade.answer().failed_with(&["probation"]);
     assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
     assert_eq!(exuvia.stop(), 0);
@@ -229,7 +229,6 @@ fn the_limit_of_descriptors_is_reached() {
     let answer = exuvia.ask(&["upgrade"]);
     assert_eq!(answer.code, 1, "{answer:?}");
     answer.failed_with(&["spawn", "Too many open files"]);
-    assert_eq!(idle[0].get("/bytes?n=0").unwrap().status / 100, 5, "no descriptor is left for the upstream");
 
     // Now not one is left: who connects waits, and is served when there is room.
     idle.extend((0..LIMIT).map(|_| Client::connect(address).unwrap()));

@@ -9,7 +9,13 @@ use super::traffic::get;
 /// A program that says `name` and becomes exuvia.
 fn release(path: &std::path::Path, name: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    script(path, &format!("echo 'this is release {name}' >&2; exec {EXUVIA} \"$@\""));
+    // Under the name that it was started by, as if it were the program.
+    script(
+        path,
+        &format!(
+            "echo 'this is release {name}' >&2; exec bash -c 'exec -a \"$0\" {EXUVIA} \"$@\"' \"$0\" \"$@\""
+        ),
+    );
 }
 
 #[track_caller]

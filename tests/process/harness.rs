@@ -284,6 +284,9 @@ impl Exuvia {
 
 impl Drop for Exuvia {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("── what exuvia wrote ──\n{}", self.log());
+        }
         if self.ended {
             return;
         }

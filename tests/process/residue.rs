@@ -13,7 +13,11 @@ fn descriptors(pid: i32) -> BTreeMap<String, usize> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let target = target.display().to_string();
         // A socket's number is its own; what kind it is shows elsewhere.
-        let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind).to_owned();
+        let number = target.strip_suffix(']').and_then(|text| text.rsplit_once(":["));
+        let kind = match number {
+            Some((kind, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kind.to_owned(),
+            _ => target,
+        };
         *kinds.entry(kind).or_default() += 1;
     }
     kinds
@@ -68,14 +72,14 @@ fn a_new_process_is_given_exactly_what_the_list_says() {
         let prefix = format!("{name}=");
         variables.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().to_owned()
     };
-    // Two sockets of the listener, the control socket, the channel.
+    // The control socket, two sockets of the listener, the channel.
     assert_eq!(variable("LISTEN_FDS"), "4");
     assert_eq!(variable("LISTEN_PID"), text("pid").trim());
-    assert_eq!(variable("LISTEN_FDNAMES"), "web:web:exuvia-control:exuvia-handoff");
+    assert_eq!(variable("LISTEN_FDNAMES"), "exuvia-control:web:web:exuvia-handoff");
     let fds = text("fds");
     let numbers: Vec<u32> = fds
         .lines()
-        .filter_map(|line| line.split(" -> ").next()?.rsplit(' ').next()?.parse().ok())
+        .filter_map(|line| line.split_once(" -> ")?.0.rsplit(' ').next()?.parse().ok())
         .filter(|fd| *fd < 10)
         .collect();
     // A shell that reads a script keeps that open at 10 or above.

@@ -1,6 +1,5 @@
 //! How the driver performs what the state machine decides.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -184,8 +183,7 @@ impl Driver {
         let generation = self.last_generation + 1;
         let (others, mut descriptors) = self.others.introductions();
         let pidfd = sys::pidfd_of_self().map_err(Error::system("open a pidfd of this process"))?;
-        let stderr = io::stderr();
-        descriptors.splice(0..0, [stderr.as_fd(), pidfd.as_fd()]);
+        descriptors.insert(0, pidfd.as_fd());
         let offer = Message::Offer(Box::new(Offer {
             generation,
             executable: self.invocation.executable.clone().into_os_string(),
@@ -247,9 +245,6 @@ impl Driver {
             // The parent says it, as the main process that it still is.
             Phase::Candidate if self.superior.is_some() => {}
             _ => self.notifier.succeed(&status),
-        }
-        if let Some(parent) = &self.predecessor {
-            parent.release_stderr();
         }
         if self.superior.is_none() {
             self.predecessor = None;
