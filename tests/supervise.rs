@@ -341,8 +341,9 @@ fn pid_1_survives_upgrades_reaps_orphans_and_exits_as_the_main_process_did() {
 
 #[test]
 fn a_program_that_is_not_there_is_said() {
-    let mut command = Command::new("bash");
-    let command = command.args(["-c", &format!("exec -a /nowhere/exuvia {EXUVIA} run --supervise=always")]);
+    let script = format!("exec -a /nowhere/exuvia {EXUVIA} run --supervise=always");
+    let mut command = Command::new("timeout");
+    command.args(["20", "bash", "-c", &script]);
     let output = command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
