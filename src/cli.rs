@@ -7,6 +7,7 @@ mod stop;
 mod time;
 mod upgrade;
 
+use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,8 +27,9 @@ use screen::Screen;
 #[derive(Debug, Parser)]
 #[command(name = "exuvia", version, after_long_help = help::PROGRAM, max_term_width = 110)]
 struct Cli {
-    /// The configuration file; without one the defaults and the environment (EXUVIA__…) decide
-    #[arg(long, short, global = true, value_name = "FILE", env = "EXUVIA_CONFIG", hide_env_values = true)]
+    /// The configuration file [env: EXUVIA_CONFIG]; without one the defaults and the environment
+    /// (EXUVIA__...) decide
+    #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -159,6 +161,9 @@ pub fn main() -> ExitCode {
         }
     };
     let Cli { config, command } = cli;
+    // Not clap's own way, for which a variable that is set to nothing is a mistake.
+    let config =
+        config.or_else(|| env::var_os("EXUVIA_CONFIG").filter(|it| !it.is_empty()).map(PathBuf::from));
     let command = command.unwrap_or(Command::Run { supervise: Mode::default() });
     match command {
         Command::Run { supervise } => app::run(config, supervise),
@@ -193,7 +198,7 @@ fn ask(
     match exit {
         Ok(exit) => exit.into(),
         Err(Trouble { exit, words }) => {
-            screen.error(&format!("exuvia: {words}"));
+            screen.error(&format!("error: {words}"));
             exit.into()
         }
     }
@@ -249,7 +254,7 @@ fn completions(shell: Shell) -> ExitCode {
     clap_complete::generate(shell, &mut Cli::command(), "exuvia", &mut script);
     match io::stdout().write_all(&script) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Screen::new().error(&format!("exuvia: cannot write the script: {error}"));
+            Screen::new().error(&format!("error: cannot write the script: {error}"));
             Exit::Failed.into()
         }
         _ => ExitCode::SUCCESS,
@@ -316,21 +321,17 @@ mod tests {
         }
     }
 
-    /// Lines of the help that were broken by hand must not be broken again.
+    /// Lines that are set in columns must not be broken on a terminal of the usual width.
     #[test]
     fn the_help_fits() {
-        let mut command = Cli::command();
-        let commands: Vec<String> =
-            command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-        let mut texts = vec![command.render_long_help().to_string()];
-        for name in commands {
-            texts.extend(command.find_subcommand_mut(&name).map(|it| it.render_long_help().to_string()));
-        }
-        for text in texts {
-            for line in text.lines() {
-                assert!(line.chars().count() <= 120, "{line}");
+        let program = Cli::command();
+        for command in program.get_subcommands().chain([&program]) {
+            let name = command.get_name();
+            let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(text.contains("Exit status:") || name == "completions", "{name}: {text}");
+            for line in text.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
             }
-            assert!(text.contains("Exit status:") || text.contains("completions"), "{text}");
         }
     }
 

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 /// decision to be taken, not a line to be added in passing.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "control", "restart", "settings", "supervise"]),
+    ("cli", &["app", "control", "restart", "supervise"]),
     ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
-    ("admin", &["control", "restart"]),
-    ("control", &["restart"]),
+    ("admin", &["http", "restart"]),
+    ("control", &["http", "restart"]),
     ("demo", &[]),
+    ("http", &["restart"]),
     ("proxy", &["restart", "timer"]),
     ("restart", &[]),
     ("server", &["proxy", "restart", "timer"]),

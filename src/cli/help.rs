@@ -1,30 +1,33 @@
 //! The longer parts of the help.
+//!
+//! What is set in columns fits 80 of them. Paragraphs are one line each here, for clap to break where the
+//! terminal ends.
 
 /// Below `exuvia --help`.
 pub(super) const PROGRAM: &str = "\
 Examples:
-  exuvia check -c exuvia.toml      Is the configuration right?
-  exuvia run -c exuvia.toml        Serve; `exuvia -c exuvia.toml` is the same
-  exuvia upgrade                   Replace the running process with the program on disk, which reads the
-                                   configuration and the certificates anew; no connection is dropped
-  exuvia rollback                  Back to the old process, while it still watches the new one
-  exuvia status                    Who serves, who drains
-  exuvia stop                      Finish what was accepted, then end
+  exuvia check -c exuvia.toml   Is the configuration right?
+  exuvia run -c exuvia.toml     Serve; `exuvia -c exuvia.toml` is the same
+  exuvia upgrade                Replace the running process with the program
+                                and the configuration on disk
+  exuvia rollback               Back to the old process, while it still watches
+  exuvia status                 Who serves, who drains
+  exuvia stop                   Finish what was accepted, then end
 
 Signals to the process that serves:
-  SIGHUP                           Upgrade, as `exuvia upgrade` does; what comes of it is in the log
-  SIGTERM, SIGINT                  Stop, as `exuvia stop` does; a second one cuts every connection
+  SIGHUP           Upgrade; what comes of it is in the log
+  SIGTERM, SIGINT  Stop; a second one cuts every connection
 
-The control socket, by which all but `run` and `check` reach the process that serves, is what `control.socket`
-in the configuration says. Otherwise it is /run/exuvia/control.sock for root, and for others
-$XDG_RUNTIME_DIR/exuvia/control.sock, or /tmp/exuvia-UID/control.sock where that variable is not set. It speaks
-HTTP:
+The commands reach the process that serves through its control socket. That is where control.socket in the \
+configuration puts it; otherwise /run/exuvia/control.sock for root, and for others \
+$XDG_RUNTIME_DIR/exuvia/control.sock, or /tmp/exuvia-UID/control.sock where that variable is not set. It \
+speaks HTTP:
 
   curl --unix-socket /run/exuvia/control.sock http://exuvia/v1/status
 
 Exit status:
   0    done; for `upgrade`: the new process serves
-  1    failed; for `upgrade`: failed or rolled back, and the old process serves on
+  1    failed; for `upgrade`: failed or rolled back, the old process serves on
   2    the command line is wrong
   3    refused: it cannot be done now, such as an upgrade during another
   4    exuvia is not running or cannot be reached
@@ -33,12 +36,13 @@ Exit status:
 /// Below `exuvia run --help`.
 pub(super) const RUN: &str = "\
 Signals:
-  SIGHUP           Upgrade, as `exuvia upgrade` does; what comes of it is in the log
-  SIGTERM, SIGINT  Stop: finish what was accepted within drain.timeout; a second one cuts every connection
+  SIGHUP           Upgrade; what comes of it is in the log
+  SIGTERM, SIGINT  Stop: finish what was accepted, within drain.timeout; a
+                   second one cuts every connection
 
 Examples:
   exuvia run -c /etc/exuvia/exuvia.toml
-  EXUVIA__LOG__LEVEL=debug exuvia run      Every setting can be set in the environment
+  EXUVIA__LOG__LEVEL=debug exuvia run   Each setting has a variable, too
 
 Exit status:
   0  stopped as it was asked to, or another generation serves now
@@ -48,7 +52,7 @@ Exit status:
 pub(super) const CHECK: &str = "\
 Examples:
   exuvia check -c exuvia.toml
-  exuvia check --print                     The defaults and the environment, as a file
+  exuvia check --print   The defaults and the environment, as a file
 
 Exit status:
   0  the configuration is right
@@ -56,30 +60,30 @@ Exit status:
 
 /// Below `exuvia upgrade --help`.
 pub(super) const UPGRADE: &str = "\
-The running process starts the program that is on disk now (restart.executable, or the file that it was started
-from itself). The new process reads the configuration and the certificates, takes over the listening sockets
-and says that it is ready; from then on it accepts. The old process watches it for the time of
-restart.probation. If the new one dies meanwhile, or `exuvia rollback` says so, the old one accepts again.
-Otherwise it lets go and finishes what it had accepted.
+The running process starts the program that is on disk now: restart.executable, or the file that it was \
+started from itself. The new process reads the configuration, takes over the listening sockets and says that \
+it is ready; from then on it accepts. The old process watches it for the time of restart.probation. If the \
+new one dies meanwhile, or `exuvia rollback` says so, the old one accepts again. Otherwise it lets go, \
+finishes what it had accepted, and ends.
 
-Whatever goes wrong before that, the old process serves on, and what went wrong is told here.
+Whatever goes wrong before it lets go, the old process serves on, and what went wrong is told here.
 
 Examples:
   exuvia upgrade && echo done
-  exuvia upgrade --until ready && ./smoke-test.sh || exuvia rollback
-  exuvia upgrade --json                    One JSON document a line, as it happens
+  exuvia upgrade --until ready && { ./smoke-test || exuvia rollback; }
+  exuvia upgrade --json   One JSON document a line, as it happens
 
 Exit status:
   0    committed: the new process serves (with --until ready: it accepts)
   1    failed or rolled back: the old process serves on
   2    the command line is wrong
-  3    refused: another upgrade is under way, or too many old processes still drain
+  3    refused: another upgrade is under way, or too many processes drain
   4    exuvia is not running or cannot be reached
   130  interrupted while waiting: the upgrade goes on";
 
 /// Below `exuvia rollback --help`.
 pub(super) const ROLLBACK: &str = "\
-Only an upgrade that is not committed can be taken back: while the new process starts, or while the old one
+Only an upgrade that is not committed can be taken back: while the new process starts, or while the old one \
 watches it (restart.probation). After that, put the previous version in place and upgrade to it.
 
 Exit status:
@@ -107,8 +111,9 @@ Exit status:
 
 /// Below `exuvia stop --help`.
 pub(super) const STOP: &str = "\
-Requests that are being answered may finish within drain.timeout; then what is left is cut. Asking twice is the
-same as --now. Processes of earlier upgrades that still drain go on until they are done; --now ends them too.
+Requests that are being answered may finish within drain.timeout; then what is left is cut. Asking twice is \
+the same as --now. Processes of earlier upgrades that still drain go on until they are done; --now ends them \
+too.
 
 Exit status:
   0    the process is gone

@@ -21,8 +21,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// pidfd takes `unsafe` to get.
 const END_STEP: Duration = Duration::from_millis(10);
 
-const INTERRUPTED: &str = "exuvia: waits no longer; the process ends when its connections have finished. \
-    `exuvia stop --now` cuts them";
+const INTERRUPTED: &str = "interrupted; the process ends when its connections have finished. `exuvia stop --now` \
+    cuts them";
 
 /// Stops the process behind `socket`.
 pub(super) async fn run(socket: &Path, now: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
@@ -68,7 +68,7 @@ pub(super) async fn run(socket: &Path, now: bool, screen: &mut Screen) -> Result
     }
     if timeout(END_TIMEOUT, process.gone()).await.is_err() {
         screen.error(&format!(
-            "exuvia: pid {pid} answers no more and is still there after {}; its log may tell why",
+            "error: pid {pid} answers no more and is still there after {}; its log may tell why",
             exactly(millis(begun.elapsed()))
         ));
         return Ok(Exit::Failed);

@@ -13,10 +13,10 @@ use crate::control::Until;
 use crate::control::client;
 use crate::restart::{Failure, Progress, Verdict};
 
-const BROKE: &str = "exuvia: the connection to the old process broke before the verdict: it may have been \
+const BROKE: &str = "error: the connection to the old process broke before the verdict: it may have been \
     killed. Whether another one serves is what `exuvia status` tells; why, its log";
-const INTERRUPTED: &str = "exuvia: waits no longer; the upgrade goes on. `exuvia status` tells how far it is, \
-    `exuvia rollback` takes it back until it is committed";
+const INTERRUPTED: &str = "interrupted; the upgrade goes on. `exuvia status` tells how far it is, `exuvia rollback` \
+    takes it back until it is committed";
 
 /// Asks the process behind `socket` for an upgrade and waits for what comes of it.
 pub(super) async fn run(
@@ -82,7 +82,7 @@ impl Story {
     fn tell(&mut self, progress: &Progress) -> (String, Option<Exit>) {
         match progress {
             Progress::Refused { reason } => {
-                (format!("exuvia: upgrade refused: {reason}"), Some(Exit::Refused))
+                (format!("error: upgrade refused: {reason}"), Some(Exit::Refused))
             }
             Progress::Started { generation, pid, executable } => {
                 self.generation = *generation;
@@ -109,7 +109,7 @@ impl Story {
                         Some(Exit::Done),
                     ),
                     Verdict::RolledBack => (
-                        format!("exuvia: rolled back after {took}: the old process serves on"),
+                        format!("error: the upgrade was rolled back after {took}: the old process serves on"),
                         Some(Exit::Failed),
                     ),
                     Verdict::Failed(failure) => (failed(&took, failure), Some(Exit::Failed)),
@@ -140,7 +140,7 @@ fn failed(took: &str, Failure { step, message }: &Failure) -> String {
         "stop" => "",
         _ => "\nNothing has changed: the old process serves on",
     };
-    format!("exuvia: the upgrade failed after {took} at step {step}:\n{cause}{after}")
+    format!("error: the upgrade failed after {took} at step {step}:\n{cause}{after}")
 }
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
         let message = "exit status 1\nits last words on standard error:\nno such file: x.toml";
         let verdict = Verdict::Failed(Failure::new("configuration", message));
         let (words, exit) = Story::new(Until::Committed).tell(&ended(verdict));
-        let expected = "exuvia: the upgrade failed after 5.04 s at step configuration:
+        let expected = "error: the upgrade failed after 5.04 s at step configuration:
     exit status 1
     its last words on standard error:
     no such file: x.toml
@@ -208,9 +208,9 @@ Nothing has changed: the old process serves on";
     fn what_is_not_done_has_an_exit_status_of_its_own() {
         let mut story = Story::new(Until::Committed);
         let (words, exit) = story.tell(&Progress::Refused { reason: "busy".into() });
-        assert_eq!((words.as_str(), exit), ("exuvia: upgrade refused: busy", Some(Exit::Refused)));
+        assert_eq!((words.as_str(), exit), ("error: upgrade refused: busy", Some(Exit::Refused)));
         let (words, exit) = story.tell(&ended(Verdict::RolledBack));
-        let expected = "exuvia: rolled back after 5.04 s: the old process serves on";
+        let expected = "error: the upgrade was rolled back after 5.04 s: the old process serves on";
         assert_eq!((words.as_str(), exit), (expected, Some(Exit::Failed)));
     }
 }
