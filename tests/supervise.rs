@@ -204,7 +204,9 @@ impl Service {
     /// A request that has been passed on, and its upstream's end.
     fn request(&self) -> (TcpStream, TcpStream) {
         let status = self.status().unwrap();
-        let mut client = TcpStream::connect(status["listeners"][0]["address"].as_str().unwrap()).unwrap();
+        let listeners = status["listeners"].as_array().unwrap();
+        let web = listeners.iter().find(|listener| listener["name"] == "web").unwrap();
+        let mut client = TcpStream::connect(web["address"].as_str().unwrap()).unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
         (client, self.upstream.request())
