@@ -20,8 +20,9 @@ mod traffic;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use harness::{Exuvia, eventually, is_alive};
-use traffic::Traffic;
+use harness::{Exuvia, eventually, is_alive, signal};
+use nix::sys::signal::Signal;
+use traffic::{Client, Traffic};
 
 const SETTINGS: &str =
     "workers = 2\n[restart]\nprobation = \"0s\"\nmax_generations = 64\n[log]\nlevel = \"warn\"\n";
@@ -35,6 +36,7 @@ fn main() {
         return;
     }
     latency();
+    recovery();
     soak();
 }
 
@@ -55,6 +57,35 @@ fn latency() {
         "an upgrade from request to commit, 50 times: median {:?}, fastest {:?}, slowest {:?}",
         times[times.len() / 2],
         times[0],
+        times[times.len() - 1]
+    );
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// From the death of a new process in its probation to the answer of the old one: the request waits in the
+/// accept queue of a process that is stopped, and then killed.
+fn recovery() {
+    let exuvia = Exuvia::start(&SETTINGS.replace("0s", "60s"));
+    let mut times: Vec<Duration> = (0..20)
+        .map(|_| {
+            let upgrade = exuvia.begin(&["upgrade"]);
+            exuvia.wait_phase("probation");
+            let new = exuvia.generations().last().unwrap().1;
+            signal(new, Signal::SIGSTOP);
+            let mut client = Client::connect(exuvia.address()).unwrap();
+            client.ask("/").unwrap();
+            let killed = Instant::now();
+            signal(new, Signal::SIGKILL);
+            assert_eq!(client.response().unwrap().generation(), 1);
+            let recovered = killed.elapsed();
+            assert_eq!(upgrade.answer().code, 1);
+            recovered
+        })
+        .collect();
+    times.sort();
+    println!(
+        "from a death in probation to the old process's answer, 20 times: median {:?}, slowest {:?}",
+        times[times.len() / 2],
         times[times.len() - 1]
     );
     assert_eq!(exuvia.stop(), 0);
