@@ -53,13 +53,13 @@ fn upstreams_over_a_unix_socket_and_by_name() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix").await.unwrap();
         });
         let mut setup = Setup::new(&[]);
-        setup.proxy.servers = vec![format!("unix:{}", path.display()).parse().unwrap()];
+        setup.proxy.servers = vec![ServerAddr::Unix(Arc::new(path))];
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "unix");
         std::fs::remove_dir_all(&folder).unwrap();
 
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[]);
-        setup.proxy.servers = vec![format!("localhost:{}", address.port()).parse().unwrap()];
+        setup.proxy.servers = vec![ServerAddr::Name(format!("localhost:{}", address.port()).into())];
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "ok");
     });
 }
