@@ -236,3 +236,29 @@ fn a_body_that_is_framed_wrong_is_the_clients_fault() {
         edge.ends().await;
     });
 }
+
+/// nginx holds it so too. Whether a client has gone away or only has no more to say cannot be seen, and a request
+/// that nobody waits for costs the upstream, and the drain, as much as any other.
+#[test]
+fn a_client_that_ends_its_side_before_the_answer_has_gone_away() {
+    run(async {
+        let (sender, mut closed) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let sender = sender.clone();
+            async move {
+                peer.message().await;
+                while peer.more().await {}
+                sender.send(()).unwrap();
+            }
+        })
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        edge.until_active(1).await;
+        client.stream.shutdown().await.unwrap();
+        timeout(LONG, closed.recv()).await.unwrap().unwrap();
+        assert_eq!(client.rest().await, "");
+        assert_eq!(edge.ends().await, [(End::PeerAborted, 1)]);
+    });
+}
