@@ -6,6 +6,9 @@
 //! While the process drains, an answer whose head is not yet written says `Connection: close`. A connection
 //! at rest is left alone until the grace for idle ones ends, so that a client that is about to send its next
 //! request gets an answer and the word to reconnect; then it is closed, and only if nothing has arrived.
+//!
+//! A client that ends its side while it waits for an answer has gone away: its request to the upstream is
+//! dropped with it. One that only says that it has no more to send looks the same; nginx holds it so too.
 
 mod answer;
 mod close;
@@ -105,7 +108,7 @@ impl Server {
                     break self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }
                 Outcome::Cut { stream, end, reset: true } => {
-                    stream.reset_on_close();
+                    stream.reset_on_close(true);
                     break end;
                 }
                 Outcome::Cut { stream, end, reset: false } => break self.close(stream, end).await,

@@ -10,18 +10,30 @@
 mod harness;
 #[path = "process/traffic.rs"]
 mod traffic;
+#[path = "process/upstream.rs"]
+mod upstream;
 
 #[path = "process/bad_binary.rs"]
 mod bad_binary;
 #[path = "process/bad_luck.rs"]
 mod bad_luck;
+#[path = "process/curl.rs"]
+mod curl;
 #[path = "process/drain.rs"]
 mod drain;
 #[path = "process/executable.rs"]
 mod executable;
+#[path = "process/idle.rs"]
+mod idle;
+#[path = "process/large.rs"]
+mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
 #[path = "process/residue.rs"]
 mod residue;
+#[path = "process/servers.rs"]
+mod servers;
+#[path = "process/slow.rs"]
+mod slow;
 #[path = "process/upgrade.rs"]
 mod upgrade;

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::error::BodyError;
+use super::headers;
 use super::upstream::Lease;
 use crate::timer::Timer;
 
@@ -178,7 +179,12 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::prepare_trailers(trailers);
+        }
         this.upload.awaits_client.set(frame.is_pending());
         if frame.is_ready() {
             this.upload.advanced.set(Instant::now());

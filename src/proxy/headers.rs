@@ -4,7 +4,7 @@
 //!   `Connection` cannot take away what every recipient needs (`END_TO_END`): a client could otherwise
 //!   have this proxy strip the fields by which the upstream routes, frames or authorises.
 //! - `X-Forwarded-*` is *set*, never extended, and its relatives are dropped: this is an edge, and what an
-//!   unknown client says of whom it speaks for is worth nothing.
+//!   unknown client says of whom it speaks for is worth nothing, be it spelt with underscores or in trailers.
 //! - `Via` is extended both ways (RFC 9110, section 7.6.3).
 
 use std::net::IpAddr;
@@ -32,6 +32,9 @@ const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 exuvia");
 /// CGI turns into `HTTP_PROXY` (httpoxy.org).
 const NOT_FROM_CLIENTS: [HeaderName; 5] =
     [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP, header::PROXY_AUTHORIZATION, PROXY];
+
+/// What this proxy says of the client; nobody else may, in any spelling and in any place.
+const OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
 
 /// What `Connection` names in vain.
 const END_TO_END: [HeaderName; 14] = [
@@ -86,6 +89,7 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     for name in &NOT_FROM_CLIENTS {
         headers.remove(name);
     }
+    remove_disguised(headers);
     if has_token(headers, &header::EXPECT, "100-continue") {
         // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
         headers.remove(header::EXPECT);
@@ -108,6 +112,15 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     headers.insert(X_FORWARDED_PROTO, forwarded.scheme.clone());
     headers.append(header::VIA, via);
     Ok(())
+}
+
+/// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.
+pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
+    end_hop(trailers);
+    for name in OURS.iter().chain(&NOT_FROM_CLIENTS) {
+        trailers.remove(name);
+    }
+    remove_disguised(trailers);
 }
 
 /// Turns what the upstream sent into what the client gets. An error is a framing that this proxy does not
@@ -195,6 +208,22 @@ fn end_hop(headers: &mut HeaderMap) {
         remove_named(headers);
     }
     for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TE, &header::TRANSFER_ENCODING, &header::UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Removes `X_Forwarded_For` and its like: CGI and its heirs (RFC 3875, section 4.1.18) take it for the field
+/// with hyphens.
+fn remove_disguised(headers: &mut HeaderMap) {
+    let is_disguised = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && {
+            let meant = name.replace('_', "-");
+            OURS.iter().chain(&NOT_FROM_CLIENTS).any(|name| *name == *meant)
+        }
+    };
+    // Seldom is there one, and then there are more.
+    while let Some(name) = headers.keys().find(is_disguised).cloned() {
         headers.remove(name);
     }
 }

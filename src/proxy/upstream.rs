@@ -9,7 +9,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,30 +29,9 @@ pub enum ServerAddr {
     Socket(SocketAddr),
     /// A Unix socket, written `unix:/path`.
     Unix(Arc<PathBuf>),
-    /// A host name and a port, looked up at each connect; its addresses are tried in the order given.
+    /// A host name and a port, as in `app.internal:9000`; looked up at each connect, and its addresses are tried
+    /// in the order given.
     Name(Arc<str>),
-}
-
-impl FromStr for ServerAddr {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path.starts_with('/') {
-                true => Ok(ServerAddr::Unix(Arc::new(path.into()))),
-                false => Err("the path of a Unix socket must begin with /"),
-            };
-        }
-        if let Ok(address) = text.parse() {
-            return Ok(ServerAddr::Socket(address));
-        }
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok() => {
-                Ok(ServerAddr::Name(text.into()))
-            }
-            _ => Err("expected ADDRESS:PORT, NAME:PORT or unix:/PATH"),
-        }
-    }
 }
 
 impl fmt::Display for ServerAddr {
@@ -225,21 +203,6 @@ impl Lease {
         // answered already.
         if self.sender.is_ready() && idle.len() < self.server.config.max_idle {
             idle.push(Idle { sender: self.sender, since_sweep: self.server.sweep.get() });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_written_alike() {
-        for text in ["127.0.0.1:80", "[::1]:8080", "unix:/run/app.sock", "app.internal:9000", "localhost:1"] {
-            assert_eq!(text.parse::<ServerAddr>().map(|address| address.to_string()), Ok(text.to_owned()));
-        }
-        for text in ["", "127.0.0.1", "unix:app.sock", ":80", "::1:80", "app:port", "app:70000"] {
-            assert!(text.parse::<ServerAddr>().is_err(), "{text:?} was taken");
         }
     }
 }

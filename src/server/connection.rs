@@ -77,6 +77,9 @@ pub(super) async fn drive(
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().stream;
     stream.put_back(parts.read_buf);
+    if notes.end_guarded.get() {
+        stream.reset_on_close(false);
+    }
     watch.outcome(ended, stream)
 }
 
@@ -227,7 +230,8 @@ impl<'c> Watch<'c> {
             Ended::Http(_) if notes.peer_aborted.get() => Outcome::Closed { stream, end: End::PeerAborted },
             Ended::Http(_) => Outcome::Closed { stream, end: End::ClosedByPeer },
             Ended::HeaderTimeout => Outcome::TooSlow { stream },
-            Ended::Stalled if notes.answer_begun.get() => {
+            // Also with an answer to the request before that one half written: no other may follow it.
+            Ended::Stalled if notes.answer_begun.get() || notes.write_blocked.get() => {
                 Outcome::Cut { stream, end: End::TimedOut, reset: true }
             }
             Ended::Stalled => Outcome::TooSlow { stream },

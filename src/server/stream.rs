@@ -63,9 +63,9 @@ impl Downstream {
 
     /// Makes the close a reset: a client that would take a plain end for the end of the answer learns that
     /// it is not, and what it does not read does not stay in the kernel.
-    pub(super) fn reset_on_close(&self) {
+    pub(super) fn reset_on_close(&self, reset: bool) {
         // A socket that is already gone needs no reset.
-        socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)).ok();
+        socket2::SockRef::from(self).set_linger(reset.then_some(Duration::ZERO)).ok();
     }
 }
 
@@ -150,6 +150,8 @@ pub(super) struct Notes {
     pub(super) answer_begun: Cell<bool>,
     /// Whether only the end of the connection tells the client where the answer ends.
     pub(super) close_delimited: Cell<bool>,
+    /// Whether a close is a reset for now, because of that.
+    pub(super) end_guarded: Cell<bool>,
     /// Whether hyper has flushed its buffers and is done with the stream.
     pub(super) released: Cell<bool>,
 }
@@ -166,6 +168,14 @@ pub(super) struct Noted {
 impl Noted {
     fn note_move(&self) {
         self.notes.moves.set(self.notes.moves.get() + 1);
+    }
+
+    /// While an answer is written whose end is the connection's, whatever else ends the connection, be it the
+    /// drain's deadline or the death of this process, must not look like that.
+    fn guard_the_end(&self) {
+        if self.notes.close_delimited.get() && !self.notes.end_guarded.replace(true) {
+            self.stream.reset_on_close(true);
+        }
     }
 
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
@@ -204,6 +214,7 @@ impl AsyncRead for Noted {
 impl AsyncWrite for Noted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.guard_the_end();
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.note_write(&result);
         result
@@ -215,6 +226,7 @@ impl AsyncWrite for Noted {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.guard_the_end();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.note_write(&result);
         result

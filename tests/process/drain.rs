@@ -128,3 +128,28 @@ fn a_process_that_is_stuck_is_killed_some_time_after_its_deadline() {
     client.stream().read_to_end(&mut rest).ok();
     assert_eq!(exuvia.stop(), 0);
 }
+
+/// To HTTP/1.0 an answer of unknown length ends with the connection. Whatever else ends that, the client must
+/// see the difference.
+#[test]
+fn an_answer_that_is_cut_does_not_look_whole() {
+    let begin = |exuvia: &Exuvia| {
+        let mut client = Client::connect(exuvia.address()).unwrap();
+        client.send(b"GET /stream?n=1000000&every_ms=10 HTTP/1.0\r\n\r\n").unwrap();
+        assert_eq!(client.head().unwrap().header("content-length"), None);
+        client
+    };
+    let is_cut = |mut client: Client| {
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).expect_err("it ended as if it were whole");
+    };
+
+    let exuvia = Exuvia::start(SHORT);
+    let client = begin(&exuvia);
+    is_gone_at_the_deadline(&exuvia);
+    is_cut(client);
+
+    let client = begin(&exuvia);
+    super::harness::signal(exuvia.pid(), nix::sys::signal::Signal::SIGKILL);
+    is_cut(client);
+}

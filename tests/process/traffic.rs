@@ -17,13 +17,13 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    pub headers: Vec<(String, String)>,
+    pub headers: Fields,
     pub body: Vec<u8>,
 }
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|header| header.0 == name).map(|header| header.1.as_str())
+        field(&self.headers, name)
     }
 
     /// Which generation answered: the demonstration upstream says it.
@@ -67,26 +67,10 @@ impl Client {
 
     /// Reads the head of an answer.
     pub fn head(&mut self) -> std::io::Result<Response> {
-        let invalid = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
-        let mut line = || {
-            let mut text = String::new();
-            match self.stream.read_line(&mut text)? {
-                0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
-                _ => Ok(text.trim_end().to_owned()),
-            }
-        };
-        let first = line()?;
+        let (first, headers) = read_head(&mut self.stream)?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = status.ok_or_else(|| invalid(format!("not a status line: {first:?}")))?;
-        let mut headers = Vec::new();
-        loop {
-            let text = line()?;
-            if text.is_empty() {
-                return Ok(Response { status, headers, body: Vec::new() });
-            }
-            let (name, value) = text.split_once(':').ok_or_else(|| invalid(text.clone()))?;
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
+        Ok(Response { status, headers, body: Vec::new() })
     }
 
     /// Reads a whole answer.
@@ -119,6 +103,45 @@ impl Client {
     /// Whether the peer closes next, with nothing more to read. A reset is an error.
     pub fn at_end(&mut self) -> std::io::Result<bool> {
         Ok(self.stream.fill_buf()?.is_empty())
+    }
+}
+
+impl Read for Client {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.read(into)
+    }
+}
+
+/// The fields of a head, their names in lower case.
+pub type Fields = Vec<(String, String)>;
+
+/// The value of a field, if it is there.
+pub fn field<'f>(fields: &'f Fields, name: &str) -> Option<&'f str> {
+    fields.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
+}
+
+fn invalid(what: String) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, what)
+}
+
+/// Reads the head of a message: its first line and its fields.
+pub fn read_head(stream: &mut impl BufRead) -> std::io::Result<(String, Fields)> {
+    let mut line = || {
+        let mut text = String::new();
+        match stream.read_line(&mut text)? {
+            0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+            _ => Ok(text.trim_end().to_owned()),
+        }
+    };
+    let first = line()?;
+    let mut fields = Fields::new();
+    loop {
+        let text = line()?;
+        if text.is_empty() {
+            return Ok((first, fields));
+        }
+        let (name, value) = text.split_once(':').ok_or_else(|| invalid(text.clone()))?;
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
 }
 

@@ -48,6 +48,32 @@ fn what_a_client_says_of_itself_is_replaced() {
     assert!(!headers.contains_key("x-forwarded-port") && !headers.contains_key("forwarded"));
 }
 
+/// WSGI, PHP and other heirs of CGI see no difference between a hyphen and an underscore.
+#[test]
+fn what_a_client_says_of_itself_cannot_be_disguised() {
+    let headers = prepared(&[
+        ("host", "a"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("X-Forwarded_For", "7.7.7.7"),
+        ("x_real_ip", "6.6.6.6"),
+        ("x_own", "kept"),
+    ]);
+    let about_the_client = headers.keys().filter(|name| name.as_str().contains('_')).collect::<Vec<_>>();
+    assert_eq!(about_the_client, ["x_own"]);
+    assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1");
+}
+
+#[test]
+fn what_a_client_says_of_itself_cannot_come_last() {
+    let names = ["x-forwarded-for", "x_forwarded_host", "x-real-ip", "connection", "x-named", "x-sum"];
+    let mut trailers: HeaderMap = names
+        .iter()
+        .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x-named")))
+        .collect();
+    prepare_trailers(&mut trailers);
+    assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+}
+
 #[test]
 fn an_expectation_other_than_100_continue_is_the_upstreams_to_judge() {
     assert!(!prepared(&[("host", "a"), ("expect", "100-Continue")]).contains_key("expect"));

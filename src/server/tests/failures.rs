@@ -53,13 +53,13 @@ fn upstreams_over_a_unix_socket_and_by_name() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix").await.unwrap();
         });
         let mut setup = Setup::new(&[]);
-        setup.proxy.servers = vec![format!("unix:{}", path.display()).parse().unwrap()];
+        setup.proxy.servers = vec![ServerAddr::Unix(Arc::new(path))];
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "unix");
         std::fs::remove_dir_all(&folder).unwrap();
 
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[]);
-        setup.proxy.servers = vec![format!("localhost:{}", address.port()).parse().unwrap()];
+        setup.proxy.servers = vec![ServerAddr::Name(format!("localhost:{}", address.port()).into())];
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "ok");
     });
 }
@@ -234,5 +234,31 @@ fn a_body_that_is_framed_wrong_is_the_clients_fault() {
             "{answer}"
         );
         edge.ends().await;
+    });
+}
+
+/// nginx holds it so too. Whether a client has gone away or only has no more to say cannot be seen, and a request
+/// that nobody waits for costs the upstream, and the drain, as much as any other.
+#[test]
+fn a_client_that_ends_its_side_before_the_answer_has_gone_away() {
+    run(async {
+        let (sender, mut closed) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let sender = sender.clone();
+            async move {
+                peer.message().await;
+                while peer.more().await {}
+                sender.send(()).unwrap();
+            }
+        })
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        edge.until_active(1).await;
+        client.stream.shutdown().await.unwrap();
+        timeout(LONG, closed.recv()).await.unwrap().unwrap();
+        assert_eq!(client.rest().await, "");
+        assert_eq!(edge.ends().await, [(End::PeerAborted, 1)]);
     });
 }
