@@ -144,9 +144,10 @@ impl Listeners {
         options: &ListenOptions,
     ) -> Result<Option<Group>, Error> {
         let fits = |socket: &&InheritedSocket| wanted.is_satisfied_by(&socket.address);
-        // By name first: with port 0 several may fit. A listener that was renamed keeps its sockets.
         let found = self.inherited.iter().filter(|socket| socket.name == name).find(fits);
-        let Some(found) = found.or_else(|| self.inherited.iter().find(fits)) else {
+        // A listener that was renamed keeps its sockets; but any port would do for port 0, another's too.
+        let renamed = || self.inherited.iter().find(|socket| socket.address == *wanted);
+        let Some(found) = found.or_else(renamed) else {
             let passed = self.inherited.iter().find(|socket| socket.name == name && !self.from_predecessor);
             return match passed {
                 Some(passed) => Err(Error::WrongSocket {

@@ -51,6 +51,19 @@ fn a_listener_is_added_and_another_is_dropped() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// A new listener on a port of the kernel's choice took the sockets of the next one that had such a port: any
+/// would do. The clients of the one were answered by the other, and its own address was another.
+#[test]
+fn a_new_listener_with_any_port_takes_nobody_elses() {
+    let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0")]));
+    let web = exuvia.listener("web");
+    exuvia.set(&with(1, &[("another", "127.0.0.1:0"), ("web", "127.0.0.1:0")]));
+    exuvia.upgrade();
+    assert_eq!(exuvia.listener("web"), web, "its name is its identity");
+    assert_ne!(exuvia.listener("another"), web);
+    assert_eq!(exuvia.stop(), 0);
+}
+
 #[test]
 fn what_waits_in_the_queue_of_a_dropped_listener_is_answered() {
     let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0"), ("old", "127.0.0.1:0")]));
