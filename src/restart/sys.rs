@@ -260,9 +260,9 @@ unsafe fn fail(failed: BorrowedFd<'_>) -> ! {
     }
 }
 
-/// The exit status of a process that is not our child, in the form of wait(2), if the kernel tells
-/// (`PIDFD_GET_INFO`, Linux 6.15) and the process has been reaped.
-pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// The exit status of a process that is not our child, in the form of wait(2); `None` until it has been
+/// reaped. An error if this kernel does not tell (`PIDFD_GET_INFO`, Linux 6.15).
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     /// The kernel's `struct pidfd_info` in its first published size (linux/pidfd.h).
     #[repr(C)]
     #[derive(Default)]
@@ -282,8 +282,8 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
 
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..Default::default() };
     // SAFETY: the size of the structure is part of the request's number, so the kernel writes no more.
-    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
-    (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
 /// Kills a process by its pidfd, which cannot mean another (pidfd_send_signal(2)).
