@@ -75,10 +75,11 @@ pub(crate) fn spawn(
         let (stderr, their_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (exec, stderr) = (receiver(exec)?, receiver(stderr)?);
         let (ours, theirs) = End::pair()?;
+        let ours = Channel::new(ours)?;
         let our_stderr = io::stderr();
         let descriptors: Vec<BorrowedFd<'_>> =
             [our_stderr.as_fd(), stderr.as_fd()].into_iter().chain(descriptors.iter().copied()).collect();
-        ours.send(offer, &descriptors)?;
+        ours.end().send(offer, &descriptors)?;
 
         let named =
             groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
@@ -126,11 +127,18 @@ pub(crate) fn spawn(
             ),
             _ => error,
         })?;
+        // One that is not watched must not live: with the channel closed it would take itself for the heir.
+        let pidfd = born.pidfd.try_clone().and_then(sys::watch_readable);
+        let pidfd = pidfd.inspect_err(|_| {
+            if let Err(error) = sys::kill(born.pidfd.as_fd()) {
+                tracing::error!(pid = born.pid, %error, "cannot kill a new process that cannot be watched");
+            }
+        })?;
         Ok(Child {
             pid: born.pid,
             generation,
-            channel: Channel::new(ours)?,
-            pidfd: sys::watch_readable(born.pidfd)?,
+            channel: ours,
+            pidfd,
             exec: Some(exec),
             stderr: Some(stderr),
             tail: Tail::default(),
