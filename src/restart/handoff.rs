@@ -349,6 +349,19 @@ mod tests {
         assert!(ours.is_at_end());
     }
 
+    /// nix gives none when the list was cut short: what the kernel had made by then stayed open for ever.
+    #[test]
+    fn descriptors_of_a_message_that_is_cut_short_are_closed() {
+        let (ours, theirs) = End::pair().unwrap();
+        let (left, right) = End::pair().unwrap();
+        theirs.send(&Message::Owner, &[right.as_fd(); 5]).unwrap();
+        drop(right);
+        let received = sys::receive(ours.as_fd(), &mut [0; 100], 1).unwrap();
+        assert!(received.truncated && !received.descriptors.is_empty());
+        drop(received);
+        assert!(left.try_receive().unwrap().is_none(), "a copy is open");
+    }
+
     #[test]
     fn what_a_later_version_adds_is_ignored() {
         let more = br#"{"exuvia":1,"kind":"ready","version":"9.9","adopted":["web"],"moon":"full"}"#;
