@@ -393,7 +393,10 @@ impl Driver {
                 if !matches!(phase, Phase::Cut | Phase::Gone) {
                     tracing::error!(worker = member, "a worker has ended unexpectedly; stopping");
                     self.outcome = Outcome::Broken;
-                    return Some(Event::StopAsked(Stop::Gracefully));
+                    // A process that drains stops already: to ask again would cut what the others have.
+                    if phase != Phase::Draining {
+                        return Some(Event::StopAsked(Stop::Gracefully));
+                    }
                 }
             }
         }
