@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::handoff::{Channel, Introduction, Message, PeerStatus, millis};
 use super::status::{GenerationStatus, age_ms};
 use super::sys;
+use super::view::later;
 
 /// How long after its deadline a generation that drains is killed: it cuts its connections by itself, and
 /// one that does not is stuck.
@@ -34,7 +35,7 @@ struct Peer {
 impl Peers {
     /// Looks after a generation that drains from now on.
     pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: OwnedFd) {
-        let deadline = Instant::now() + Duration::from_millis(introduction.drain_timeout_ms);
+        let deadline = later(Instant::now(), Duration::from_millis(introduction.drain_timeout_ms));
         self.0.push(Peer {
             introduction,
             channel,
@@ -92,7 +93,7 @@ impl Peers {
         for peer in self.0.iter_mut().filter(|peer| peer.introduction.generation == generation) {
             peer.asked = false;
             if let Some(left) = status.left_ms {
-                peer.deadline = Instant::now() + Duration::from_millis(left);
+                peer.deadline = later(Instant::now(), Duration::from_millis(left));
             }
             peer.status = Some(status.clone());
         }
