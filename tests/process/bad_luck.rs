@@ -1,6 +1,7 @@
 //! Either process dies at any step, or someone asks at the wrong time.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -183,6 +184,29 @@ fn the_new_process_crashes_in_probation() {
     exuvia.wait_phase("probation");
     signal(exuvia.pid_of(2), Signal::SIGABRT);
     upgrade.answer().failed_with(&["probation"]);
+    assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// The old process hears "I am the owner" from one that died right after it. To let go then would leave nobody.
+#[test]
+fn the_new_process_takes_over_and_is_dead_before_that_is_heard() {
+    let exuvia = Exuvia::start(GATED);
+    let old = exuvia.pid();
+    let gate = exuvia.folder().join("gate");
+    nix::unistd::mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    let say = |kind| format!(r#"printf '%s' '{{\"exuvia\":1,\"kind\":\"{kind}\"}}' >&$fd"#);
+    let words = format!("{}; {}", say("ready"), say("owner"));
+    exuvia.script("next", &format!("read go < {}; fd=$((2 + LISTEN_FDS)); eval \"{words}\"", gate.display()));
+    let upgrade = exuvia.begin(&["upgrade"]);
+    exuvia.wait_phase("upgrading");
+    let child = exuvia.pid_of(2);
+    signal(old, Signal::SIGSTOP);
+    fs::write(gate, "go\n").unwrap();
+    eventually("the new process is dead", || (!is_alive(child)).then_some(()));
+    signal(old, Signal::SIGCONT);
+    upgrade.answer().failed_with(&["commit", "exited with status 0"]);
+    assert_eq!((exuvia.phase().as_str(), exuvia.pid()), ("serving", old));
     assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
     assert_eq!(exuvia.stop(), 0);
 }

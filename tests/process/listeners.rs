@@ -91,6 +91,26 @@ fn what_waits_in_the_queue_of_a_dropped_listener_is_answered() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// The workers close their copies, and the control thread has one of its own: clients would wait in a queue that
+/// nobody serves for as long as the old process drains.
+#[test]
+fn a_dropped_listener_refuses_while_its_process_drains() {
+    let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0"), ("old", "127.0.0.1:0")]));
+    let (old, pid) = (exuvia.listener("old").parse().unwrap(), exuvia.pid());
+    let mut client = Client::connect(exuvia.address()).unwrap();
+    client.ask("/slow?ms=60000").unwrap();
+    exuvia.set(&with(1, &[("web", "127.0.0.1:0")]));
+    exuvia.upgrade();
+    eventually("the dropped listener refuses", || {
+        let error = Client::connect(old).err()?;
+        (error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+    });
+    assert!(is_alive(pid));
+    let mut exuvia = exuvia;
+    assert_eq!(exuvia.ask(&["stop", "--now"]).code, 0);
+    assert_eq!(exuvia.wait(), 0);
+}
+
 #[test]
 fn a_listener_that_is_renamed_keeps_its_sockets() {
     let exuvia = Exuvia::start(&with(2, &[("web", "127.0.0.1:0")]));
