@@ -7,12 +7,14 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::pty::openpty;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -131,12 +133,17 @@ impl Service {
 
     /// On a terminal that controls it, as the foreground job.
     fn on_terminal() -> Service {
-        let terminal = openpty(None, None).unwrap();
-        nix::fcntl::fcntl(&terminal.master, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
-            .unwrap();
+        // Not openpty(3): until its ends are close-on-exec, a process that another test starts gets them too, and
+        // while that lives the terminal does not close.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let (mut options, path) = (File::options(), ptsname_r(&master).unwrap());
+        let slave = options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+        let master = OwnedFd::from(master);
         let service = Service::start(
             &["setsid", "--ctty", EXUVIA, "run", "--supervise=always"],
-            Some((terminal.master.into(), terminal.slave)),
+            Some((master.into(), slave.into())),
         );
         service.until_generation(1);
         service

@@ -166,11 +166,11 @@ impl Listener {
         {
             tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
         }
-        let socket = match self.register() {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::error!(listener = %self.name, %error, "cannot empty the accept queue");
-                return;
+        let socket = loop {
+            match self.register() {
+                Ok(socket) => break socket,
+                // Descriptors come back as connections end; to give up would reset the queue.
+                Err(error) => self.back_off(tracker, &error).await,
             }
         };
         while timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {}

@@ -234,12 +234,13 @@ impl Driver {
             }
         };
         let (timer, kind) = self.timer.map_or((None, Timer::Cut), |(at, kind)| (Some(at), kind));
+        let paused = !self.state.phase().accepts();
         tokio::select! {
             // What generations say to each other comes before what is asked of them.
             biased;
             event = async {
                 match &mut self.child {
-                    Some(child) => child.next(&self.program).await,
+                    Some(child) => child.next(&self.program, paused).await,
                     None => pending().await,
                 }
             } => Happening::Child(event),
@@ -392,7 +393,10 @@ impl Driver {
                 if !matches!(phase, Phase::Cut | Phase::Gone) {
                     tracing::error!(worker = member, "a worker has ended unexpectedly; stopping");
                     self.outcome = Outcome::Broken;
-                    return Some(Event::StopAsked(Stop::Gracefully));
+                    // A process that drains stops already: to ask again would cut what the others have.
+                    if phase != Phase::Draining {
+                        return Some(Event::StopAsked(Stop::Gracefully));
+                    }
                 }
             }
         }

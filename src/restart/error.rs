@@ -49,6 +49,23 @@ pub enum Error {
     /// Two listeners have the same name.
     #[error("two listeners are named {0:?}")]
     DuplicateListener(String),
+    /// A name that cannot be handed on in `LISTEN_FDNAMES`.
+    #[error(
+        "{0:?} cannot be the name of a listener: expected 1 to 255 printable ASCII characters other than ':', \
+         and not the name of the hand-off channel"
+    )]
+    ListenerName(String),
+    /// With this listener there are more sockets than can be handed to the next generation.
+    #[error(
+        "listener {name:?}: {sockets} sockets, or their names, are more than can be handed to the next \
+         generation; have fewer listeners, or fewer workers"
+    )]
+    TooManySockets {
+        /// The listener.
+        name: String,
+        /// How many sockets there would be, over all listeners.
+        sockets: usize,
+    },
     /// A service manager gave a socket of this name that is bound elsewhere.
     #[error(
         "listener {name:?}: the socket that was passed for it is bound to {bound}, but the settings say {wanted}"
@@ -102,7 +119,11 @@ impl Error {
             Error::NotSingleThreaded { .. } | Error::Executable { .. } => "start",
             Error::ListenVariable { .. } | Error::NotAListener { .. } => "inherit",
             Error::Handoff(_) => "handoff",
-            Error::DuplicateListener(_) | Error::WrongSocket { .. } | Error::Listen { .. } => "listeners",
+            Error::DuplicateListener(_)
+            | Error::ListenerName(_)
+            | Error::TooManySockets { .. }
+            | Error::WrongSocket { .. }
+            | Error::Listen { .. } => "listeners",
             Error::System { .. } => "system",
             Error::File { .. } => "file",
         }

@@ -32,6 +32,8 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The largest message, in bytes; well below the default of `net.core.wmem_default`.
 const MAX_MESSAGE: usize = 64 * 1024;
+/// What is told of a cause, in bytes: with each written as an escape it still fits.
+const MAX_CAUSE: usize = 8 * 1024;
 /// The most descriptors in a message: the kernel's own limit (unix(7), `SCM_MAX_FD`), so none gets lost.
 const MAX_DESCRIPTORS: usize = 253;
 
@@ -125,7 +127,16 @@ struct Envelope<T> {
 }
 
 fn encode(message: &Message) -> io::Result<Vec<u8>> {
-    let bytes = serde_json::to_vec(&Envelope { exuvia: VERSION, message })?;
+    let bytes = match message {
+        Message::Failed(failure) if failure.message.len() > MAX_CAUSE => {
+            let is_end = |at: &usize| failure.message.is_char_boundary(*at);
+            let end = (0..=MAX_CAUSE).rev().find(is_end).unwrap_or(0);
+            let message = format!("{} …", &failure.message[..end]);
+            let failure = Failure { message, ..failure.clone() };
+            serde_json::to_vec(&Envelope { exuvia: VERSION, message: Message::Failed(failure) })?
+        }
+        message => serde_json::to_vec(&Envelope { exuvia: VERSION, message })?,
+    };
     if bytes.len() > MAX_MESSAGE {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
     }
@@ -347,6 +358,30 @@ mod tests {
         assert!(!ours.is_at_end(), "a copy is open");
         drop(copy);
         assert!(ours.is_at_end());
+    }
+
+    /// nix gives none when the list was cut short: what the kernel had made by then stayed open for ever.
+    #[test]
+    fn descriptors_of_a_message_that_is_cut_short_are_closed() {
+        let (ours, theirs) = End::pair().unwrap();
+        let (left, right) = End::pair().unwrap();
+        theirs.send(&Message::Owner, &[right.as_fd(); 5]).unwrap();
+        drop(right);
+        let received = sys::receive(ours.as_fd(), &mut [0; 100], 1).unwrap();
+        assert!(received.truncated && !received.descriptors.is_empty());
+        drop(received);
+        assert!(left.try_receive().unwrap().is_none(), "a copy is open");
+    }
+
+    /// It was too large for a message, so nothing was told but that the new process had died.
+    #[test]
+    fn a_cause_of_any_length_is_told() {
+        let (ours, theirs) = End::pair().unwrap();
+        let failure = Failure::new("configuration", "\u{1}é".repeat(MAX_MESSAGE));
+        theirs.send(&Message::Failed(failure), &[]).unwrap();
+        let Message::Failed(told) = ours.try_receive().unwrap().unwrap().unwrap().0 else { panic!() };
+        assert_eq!(told.step, "configuration");
+        assert!(told.message.starts_with("\u{1}é") && told.message.ends_with('…'));
     }
 
     #[test]

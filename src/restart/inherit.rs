@@ -19,7 +19,7 @@ pub(crate) const HANDOFF: &str = "exuvia-handoff";
 const VARIABLES: [&CStr; 4] = [c"LISTEN_PID", c"LISTEN_FDS", c"LISTEN_FDNAMES", c"LISTEN_PIDFDID"];
 
 /// The most descriptors that are taken; what says more is no honest `LISTEN_FDS`.
-const MAX_FDS: RawFd = 4096;
+pub(crate) const MAX_FDS: RawFd = 4096;
 
 /// What was passed to this process.
 #[derive(Debug, Default)]

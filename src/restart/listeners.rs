@@ -19,6 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::accept::{Audience, Listener};
 use super::address::ListenAddr;
 use super::error::Error;
+use super::inherit::{HANDOFF, MAX_FDS};
 
 /// How a listener is bound when there is nothing to adopt.
 #[derive(Clone, Debug)]
@@ -84,9 +85,20 @@ impl Listeners {
         if self.groups.iter().any(|group| &*group.name == name) {
             return Err(Error::DuplicateListener(name.to_owned()));
         }
+        let is_printable = |byte: u8| byte != b':' && (b' '..=b'~').contains(&byte);
+        if name == HANDOFF || !(1..=255).contains(&name.len()) || !name.bytes().all(is_printable) {
+            return Err(Error::ListenerName(name.to_owned()));
+        }
         let group = match self.adopt(name, wanted, options)? {
-            Some(group) => group,
-            None => self.bind(name, wanted, options)?,
+            Some(group) => {
+                self.has_room(name, group.sockets.len())?;
+                group
+            }
+            None => {
+                let is_tcp = matches!(wanted, ListenAddr::Tcp(_));
+                self.has_room(name, if is_tcp { options.sockets } else { 1 })?;
+                self.bind(name, wanted, options)?
+            }
         };
         let address = group.address.clone();
         self.groups.push(group);
@@ -137,6 +149,23 @@ impl Listeners {
         }
     }
 
+    /// Whether an upgrade could hand over so many more sockets. Told now, not by each upgrade.
+    fn has_room(&self, name: &str, more: usize) -> Result<(), Error> {
+        /// execve(2) takes no variable that is longer (`MAX_ARG_STRLEN`, 32 pages).
+        const MAX_VARIABLE: usize = 128 * 1024;
+        let groups = self.groups.iter().map(|group| (&*group.name, group.sockets.len()));
+        let (mut sockets, mut bytes) = (0, "LISTEN_FDNAMES=".len() + HANDOFF.len() + 1);
+        for (name, count) in groups.chain([(name, more)]) {
+            sockets += count;
+            bytes += count * (name.len() + 1);
+        }
+        // Beside the channel.
+        if sockets < usize::try_from(MAX_FDS).unwrap_or(0) && bytes <= MAX_VARIABLE {
+            return Ok(());
+        }
+        Err(Error::TooManySockets { name: name.to_owned(), sockets })
+    }
+
     fn adopt(
         &mut self,
         name: &str,
@@ -144,9 +173,10 @@ impl Listeners {
         options: &ListenOptions,
     ) -> Result<Option<Group>, Error> {
         let fits = |socket: &&InheritedSocket| wanted.is_satisfied_by(&socket.address);
-        // By name first: with port 0 several may fit. A listener that was renamed keeps its sockets.
         let found = self.inherited.iter().filter(|socket| socket.name == name).find(fits);
-        let Some(found) = found.or_else(|| self.inherited.iter().find(fits)) else {
+        // A listener that was renamed keeps its sockets; but any port would do for port 0, another's too.
+        let renamed = || self.inherited.iter().find(|socket| socket.address == *wanted);
+        let Some(found) = found.or_else(renamed) else {
             let passed = self.inherited.iter().find(|socket| socket.name == name && !self.from_predecessor);
             return match passed {
                 Some(passed) => Err(Error::WrongSocket {
@@ -279,5 +309,33 @@ pub(crate) fn inspect(socket: &OwnedFd) -> io::Result<ListenAddr> {
     match address.as_pathname() {
         Some(path) => Ok(ListenAddr::Unix(path.to_path_buf())),
         None => Err(io::Error::new(io::ErrorKind::Unsupported, "neither TCP nor a Unix socket with a path")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(name: &str, sockets: usize) -> Result<ListenAddr, Error> {
+        let any = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
+        Listeners::new(Vec::new(), false).open(name, &any, &ListenOptions { sockets, ..Default::default() })
+    }
+
+    /// It served, and then each upgrade failed: the new process could not tell the names apart.
+    #[test]
+    fn a_name_that_cannot_be_handed_on_is_refused() {
+        for name in ["", "a:b", "a\nb", "ä", HANDOFF, &"x".repeat(256)] {
+            assert!(matches!(open(name, 1), Err(Error::ListenerName(_))), "{name:?}");
+        }
+        assert!(open("web-1.a_b", 1).is_ok());
+    }
+
+    /// It served, and then each upgrade failed: "Argument list too long", or more sockets than the new process
+    /// would take.
+    #[test]
+    fn more_sockets_than_can_be_handed_on_are_refused() {
+        assert!(matches!(open("web", 4096), Err(Error::TooManySockets { sockets: 4096, .. })));
+        let long = "x".repeat(255);
+        assert!(matches!(open(&long, 512), Err(Error::TooManySockets { sockets: 512, .. })));
     }
 }

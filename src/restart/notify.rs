@@ -11,8 +11,8 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 /// The way to the service manager, if there is one.
-#[derive(Clone, Debug)]
-pub(crate) struct Notifier(Option<SocketAddr>);
+#[derive(Debug)]
+pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
     /// From `NOTIFY_SOCKET`. The variable stays: later generations need it too.
@@ -20,11 +20,17 @@ impl Notifier {
         let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
             return Notifier(None);
         };
-        let address = parse(&socket);
-        if let Err(error) = &address {
-            tracing::warn!(?socket, %error, "NOTIFY_SOCKET is no address; the service manager will hear nothing");
+        // Made now and kept: when the descriptors have run out there is none for `MAINPID=`, and a manager that
+        // has not heard of the new process ends it with the old one.
+        let connected = parse(&socket).and_then(|address| {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            Ok((socket, address))
+        });
+        if let Err(error) = &connected {
+            tracing::warn!(?socket, %error, "cannot use NOTIFY_SOCKET; the service manager will hear nothing");
         }
-        Notifier(address.ok())
+        Notifier(connected.ok())
     }
 
     /// The owner serves.
@@ -56,12 +62,8 @@ impl Notifier {
     }
 
     fn send(&self, text: &str) {
-        let Some(address) = &self.0 else { return };
-        let sent = UnixDatagram::unbound().and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            socket.send_to_addr(text.as_bytes(), address)
-        });
-        if let Err(error) = sent {
+        let Some((socket, address)) = &self.0 else { return };
+        if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
             tracing::warn!(%error, "cannot notify the service manager");
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::handoff::{Channel, Introduction, Message, PeerStatus, millis};
 use super::status::{GenerationStatus, age_ms};
 use super::sys;
+use super::view::later;
 
 /// How long after its deadline a generation that drains is killed: it cuts its connections by itself, and
 /// one that does not is stuck.
@@ -34,7 +35,7 @@ struct Peer {
 impl Peers {
     /// Looks after a generation that drains from now on.
     pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: OwnedFd) {
-        let deadline = Instant::now() + Duration::from_millis(introduction.drain_timeout_ms);
+        let deadline = later(Instant::now(), Duration::from_millis(introduction.drain_timeout_ms));
         self.0.push(Peer {
             introduction,
             channel,
@@ -80,7 +81,8 @@ impl Peers {
 
     /// Asks each for its status; `false` if there is none to ask.
     pub(crate) fn ask_status(&mut self) -> bool {
-        for peer in &mut self.0 {
+        // One that does not answer is not asked again, or its channel would be full when it is to be told to stop.
+        for peer in self.0.iter_mut().filter(|peer| !peer.asked) {
             peer.asked = peer.channel.end().send(&Message::StatusRequest, &[]).is_ok();
         }
         self.is_waiting()
@@ -91,7 +93,7 @@ impl Peers {
         for peer in self.0.iter_mut().filter(|peer| peer.introduction.generation == generation) {
             peer.asked = false;
             if let Some(left) = status.left_ms {
-                peer.deadline = Instant::now() + Duration::from_millis(left);
+                peer.deadline = later(Instant::now(), Duration::from_millis(left));
             }
             peer.status = Some(status.clone());
         }
@@ -151,5 +153,29 @@ impl Peers {
             connections: status.as_ref().map(|status| status.connections.clone()).unwrap_or_default(),
             left_ms: status.as_ref().and_then(|status| status.left_ms),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::handoff::End;
+    use crate::restart::state::Stop;
+
+    /// Each request for the status left a question in the channel of a generation that was stopped, until the
+    /// channel was full and the word to stop did not get in.
+    #[tokio::test(flavor = "current_thread")]
+    async fn one_that_does_not_answer_can_still_be_told_to_stop() {
+        let (ours, theirs) = End::pair().unwrap();
+        let mut peers = Peers::default();
+        let pidfd = sys::pidfd_of_self().unwrap();
+        peers.add(Introduction::default(), Channel::new(ours).unwrap(), pidfd);
+        for _ in 0..10_000 {
+            assert!(peers.ask_status(), "its answer is still to come");
+        }
+        let stop = Message::Stop { how: Stop::Now };
+        peers.tell(&stop);
+        let heard = std::iter::from_fn(|| theirs.try_receive().ok()?).map(|packet| packet.unwrap().0);
+        assert_eq!(heard.last(), Some(stop));
     }
 }

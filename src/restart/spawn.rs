@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Error;
 use super::handoff::{Channel, End, Message};
@@ -35,6 +35,8 @@ pub(crate) struct Child {
     /// What the child writes to its standard error until it is on its own; `None` at end-of-file.
     stderr: Option<pipe::Receiver>,
     tail: Tail,
+    /// When it was seen to be dead.
+    dead_since: Option<Instant>,
 }
 
 /// What a child does.
@@ -53,6 +55,8 @@ pub(crate) enum ChildEvent {
 /// How long a dead child may stay unreaped by its parent, which is also ours, before its exit status is
 /// given up. The kernel tells it only after that, and sends no word of it.
 const REAP_PATIENCE: Duration = Duration::from_millis(250);
+/// The same while nobody accepts until the death is told.
+const REAP_PATIENCE_PAUSED: Duration = Duration::from_millis(20);
 const REAP_STEP: Duration = Duration::from_millis(5);
 
 /// Starts the program anew. `offer` is in the channel before the child exists, with our standard error, the
@@ -71,10 +75,11 @@ pub(crate) fn spawn(
         let (stderr, their_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (exec, stderr) = (receiver(exec)?, receiver(stderr)?);
         let (ours, theirs) = End::pair()?;
+        let ours = Channel::new(ours)?;
         let our_stderr = io::stderr();
         let descriptors: Vec<BorrowedFd<'_>> =
             [our_stderr.as_fd(), stderr.as_fd()].into_iter().chain(descriptors.iter().copied()).collect();
-        ours.send(offer, &descriptors)?;
+        ours.end().send(offer, &descriptors)?;
 
         let named =
             groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
@@ -122,14 +127,22 @@ pub(crate) fn spawn(
             ),
             _ => error,
         })?;
+        // One that is not watched must not live: with the channel closed it would take itself for the heir.
+        let pidfd = born.pidfd.try_clone().and_then(sys::watch_readable);
+        let pidfd = pidfd.inspect_err(|_| {
+            if let Err(error) = sys::kill(born.pidfd.as_fd()) {
+                tracing::error!(pid = born.pid, %error, "cannot kill a new process that cannot be watched");
+            }
+        })?;
         Ok(Child {
             pid: born.pid,
             generation,
-            channel: Channel::new(ours)?,
-            pidfd: sys::watch_readable(born.pidfd)?,
+            channel: ours,
+            pidfd,
             exec: Some(exec),
             stderr: Some(stderr),
             tail: Tail::default(),
+            dead_since: None,
         })
     })();
     prepared
@@ -154,8 +167,9 @@ fn check_program(program: &Path) -> Result<(), Failure> {
 }
 
 impl Child {
-    /// What the child does next. Cancel-safe. Not to be called after [`ChildEvent::Died`].
-    pub(crate) async fn next(&mut self, program: &Path) -> ChildEvent {
+    /// What the child does next; `paused` says that nobody accepts if it is dead. Cancel-safe. Not to be
+    /// called after [`ChildEvent::Died`].
+    pub(crate) async fn next(&mut self, program: &Path, paused: bool) -> ChildEvent {
         loop {
             tokio::select! {
                 biased;
@@ -181,7 +195,8 @@ impl Child {
                     if let Some(message) = self.channel.unread() {
                         return ChildEvent::Said(message);
                     }
-                    return ChildEvent::Died(self.obituary().await);
+                    let patience = if paused { REAP_PATIENCE_PAUSED } else { REAP_PATIENCE };
+                    return ChildEvent::Died(self.obituary(patience).await);
                 }
             }
         }
@@ -211,16 +226,15 @@ impl Child {
         (self.channel, self.pidfd.into_inner())
     }
 
-    async fn obituary(&mut self) -> Failure {
-        let status = timeout(REAP_PATIENCE, async {
-            loop {
-                match sys::exit_status(self.pidfd.as_fd()) {
-                    Some(status) => break status,
-                    None => sleep(REAP_STEP).await,
-                }
+    async fn obituary(&mut self, patience: Duration) -> Failure {
+        // Whatever else happens drops this future and makes another: the patience is for all of them.
+        let until = *self.dead_since.get_or_insert_with(Instant::now) + patience;
+        let status = loop {
+            match sys::exit_status(self.pidfd.as_fd()) {
+                Ok(None) if Instant::now() < until => sleep(REAP_STEP).await,
+                status => break status.ok().flatten(),
             }
-        });
-        let status = status.await.ok();
+        };
         // Everything it wrote is in the pipe by now; a grandchild may hold the pipe open for ever.
         let rest = async { while self.tail.pump(self.stderr.as_mut()).await {} };
         timeout(Duration::ZERO, rest).await.ok();

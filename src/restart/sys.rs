@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -260,9 +259,9 @@ unsafe fn fail(failed: BorrowedFd<'_>) -> ! {
     }
 }
 
-/// The exit status of a process that is not our child, in the form of wait(2), if the kernel tells
-/// (`PIDFD_GET_INFO`, Linux 6.15) and the process has been reaped.
-pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// The exit status of a process that is not our child, in the form of wait(2); `None` until it has been
+/// reaped. An error if this kernel does not tell (`PIDFD_GET_INFO`, Linux 6.15).
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     /// The kernel's `struct pidfd_info` in its first published size (linux/pidfd.h).
     #[repr(C)]
     #[derive(Default)]
@@ -282,8 +281,8 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
 
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..Default::default() };
     // SAFETY: the size of the structure is part of the request's number, so the kernel writes no more.
-    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
-    (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
 /// Kills a process by its pidfd, which cannot mean another (pidfd_send_signal(2)).
@@ -310,22 +309,41 @@ pub(crate) struct Received {
     pub(crate) truncated: bool,
 }
 
-/// Receives one packet and the descriptors that come with it, at most `most` of them (unix(7)).
+/// Receives one packet and the descriptors that come with it, at most about `most` of them (unix(7)).
+///
+/// Not with nix: where the list is cut short, it keeps from us what did come, which would stay open for ever.
 pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize) -> io::Result<Received> {
-    let mut control = vec![0_u8; cmsg_space_of_descriptors(most)];
-    let mut slices = [io::IoSliceMut::new(bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    // Of u64, so that the headers in it are aligned.
+    let mut control = vec![0_u64; cmsg_space_of_descriptors(most).div_ceil(size_of::<u64>())];
+    let mut slice = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: msghdr is a plain structure for which all zeros is valid.
+    let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&*control);
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the header leads to two buffers that live, as long as it says, until this function ends.
+    let length = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
+
     let mut descriptors = Vec::new();
-    for part in message.cmsgs().into_iter().flatten() {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            // SAFETY: the kernel has made these descriptors for this process with this very call, and
-            // nobody else knows their numbers.
-            descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    // SAFETY: recvmsg has left in the header how much of the control buffer it filled, and the CMSG macros
+    // stay within that (cmsg(3)). The kernel has made these descriptors for this process with this very
+    // call, so nobody else knows their numbers.
+    unsafe {
+        let mut part = libc::CMSG_FIRSTHDR(&raw const header);
+        while let Some(head) = part.as_ref() {
+            if (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let count = (head.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let numbers = libc::CMSG_DATA(part).cast::<RawFd>();
+                let owned = (0..count).map(|i| OwnedFd::from_raw_fd(numbers.add(i).read_unaligned()));
+                descriptors.extend(owned);
+            }
+            part = libc::CMSG_NXTHDR(&raw const header, part);
         }
     }
-    let truncated = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-    Ok(Received { length: message.bytes, descriptors, truncated })
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    Ok(Received { length: length.cast_unsigned(), descriptors, truncated })
 }
 
 fn cmsg_space_of_descriptors(count: usize) -> usize {

@@ -36,8 +36,15 @@ pub struct Drain {
 
 impl Drain {
     pub(crate) fn begin(now: Instant, idle_grace: Duration, timeout: Duration) -> Self {
-        Drain { since: now, idle_until: now + idle_grace.min(timeout), deadline: now + timeout }
+        let (idle_until, deadline) = (later(now, idle_grace.min(timeout)), later(now, timeout));
+        Drain { since: now, idle_until, deadline }
     }
+}
+
+/// `now` and `wait`; a wait that no clock can tell the end of is one of a hundred years.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    now + wait.min(LONG)
 }
 
 impl View {
@@ -53,3 +60,17 @@ impl View {
 /// Where the [`View`] is read. It ends with the driver; a reader that finds the sender gone has nothing
 /// left to wait for.
 pub type Viewer = watch::Receiver<View>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon that set no limit, by `Duration::MAX`, ended by a panic when it began to drain.
+    #[test]
+    fn a_drain_without_a_limit_has_one_in_a_hundred_years() {
+        let now = Instant::now();
+        let drain = Drain::begin(now, Duration::MAX, Duration::MAX);
+        assert_eq!(drain.deadline, drain.idle_until);
+        assert!(drain.deadline > now + Duration::from_secs(1_000_000_000));
+    }
+}

@@ -1,12 +1,16 @@
 //! Either process dies at any step, or someone asks at the wrong time.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use super::harness::{EXUVIA, Exuvia, Starter, eventually, is_alive, signal};
+use super::harness::{EXUVIA, Exuvia, PATIENCE, Starter, eventually, is_alive, signal, stat};
 use super::traffic::{Client, Traffic, get};
 
 /// A new process that starts when it is told to.
@@ -124,6 +128,40 @@ fn the_new_process_is_killed_in_probation() {
     new_process_dies_in_probation(Signal::SIGKILL);
 }
 
+/// The old process waited for the exit status of the dead one before it accepted again, and began that wait
+/// anew whenever somebody asked for the status: under a service manager that was slow to reap, and with a
+/// monitor that was not slow to ask, nobody accepted any more.
+#[test]
+fn the_new_process_is_killed_in_probation_and_nobody_reaps_it() {
+    let exuvia = Exuvia::start("[restart]\nprobation = \"60s\"\n");
+    let upgrade = exuvia.begin(&["upgrade"]);
+    exuvia.wait_phase("probation");
+    let child = exuvia.pid_of(2);
+    signal(exuvia.supervisor_pid(), Signal::SIGSTOP);
+    let control = exuvia.folder().join("control.sock");
+    let (serves, done) = (|| exuvia.phase() == "serving", AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let monitor = || {
+            while !done.load(Ordering::Relaxed) {
+                let mut stream = UnixStream::connect(&control).unwrap();
+                stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+                stream.read_to_end(&mut Vec::new()).unwrap();
+            }
+        };
+        scope.spawn(monitor);
+        signal(child, Signal::SIGKILL);
+        let deadline = Instant::now() + PATIENCE;
+        while !serves() && Instant::now() < deadline {}
+        done.store(true, Ordering::Relaxed);
+        assert!(Instant::now() < deadline, "the old process does not accept again");
+    });
+    assert_eq!(stat(child).unwrap().1, 'Z', "nobody has reaped it");
+    assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
+    upgrade.answer().failed_with(&["probation", "does not tell its exit status"]);
+    signal(exuvia.supervisor_pid(), Signal::SIGCONT);
+    assert_eq!(exuvia.stop(), 0);
+}
+
 #[test]
 fn the_new_process_exits_in_probation() {
     let exuvia = Exuvia::start("workers = 2\n[restart]\nprobation = \"60s\"\n");
@@ -146,6 +184,29 @@ fn the_new_process_crashes_in_probation() {
     exuvia.wait_phase("probation");
     signal(exuvia.pid_of(2), Signal::SIGABRT);
     upgrade.answer().failed_with(&["probation"]);
+    assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// The old process hears "I am the owner" from one that died right after it. To let go then would leave nobody.
+#[test]
+fn the_new_process_takes_over_and_is_dead_before_that_is_heard() {
+    let exuvia = Exuvia::start(GATED);
+    let old = exuvia.pid();
+    let gate = exuvia.folder().join("gate");
+    nix::unistd::mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    let say = |kind| format!(r#"printf '%s' '{{\"exuvia\":1,\"kind\":\"{kind}\"}}' >&$fd"#);
+    let words = format!("{}; {}", say("ready"), say("owner"));
+    exuvia.script("next", &format!("read go < {}; fd=$((2 + LISTEN_FDS)); eval \"{words}\"", gate.display()));
+    let upgrade = exuvia.begin(&["upgrade"]);
+    exuvia.wait_phase("upgrading");
+    let child = exuvia.pid_of(2);
+    signal(old, Signal::SIGSTOP);
+    fs::write(gate, "go\n").unwrap();
+    eventually("the new process is dead", || (!is_alive(child)).then_some(()));
+    signal(old, Signal::SIGCONT);
+    upgrade.answer().failed_with(&["commit", "exited with status 0"]);
+    assert_eq!((exuvia.phase().as_str(), exuvia.pid()), ("serving", old));
     assert_eq!(get(exuvia.address(), "/").unwrap().generation(), 1);
     assert_eq!(exuvia.stop(), 0);
 }

@@ -51,6 +51,19 @@ fn a_listener_is_added_and_another_is_dropped() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// A new listener on a port of the kernel's choice took the sockets of the next one that had such a port: any
+/// would do. The clients of the one were answered by the other, and its own address was another.
+#[test]
+fn a_new_listener_with_any_port_takes_nobody_elses() {
+    let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0")]));
+    let web = exuvia.listener("web");
+    exuvia.set(&with(1, &[("another", "127.0.0.1:0"), ("web", "127.0.0.1:0")]));
+    exuvia.upgrade();
+    assert_eq!(exuvia.listener("web"), web, "its name is its identity");
+    assert_ne!(exuvia.listener("another"), web);
+    assert_eq!(exuvia.stop(), 0);
+}
+
 #[test]
 fn what_waits_in_the_queue_of_a_dropped_listener_is_answered() {
     let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0"), ("old", "127.0.0.1:0")]));
@@ -76,6 +89,26 @@ fn what_waits_in_the_queue_of_a_dropped_listener_is_answered() {
     assert_eq!(end, std::io::ErrorKind::ConnectionRefused);
     eventually("the old process is gone", || (!is_alive(pid)).then_some(()));
     assert_eq!(exuvia.stop(), 0);
+}
+
+/// The workers close their copies, and the control thread has one of its own: clients would wait in a queue that
+/// nobody serves for as long as the old process drains.
+#[test]
+fn a_dropped_listener_refuses_while_its_process_drains() {
+    let exuvia = Exuvia::start(&with(1, &[("web", "127.0.0.1:0"), ("old", "127.0.0.1:0")]));
+    let (old, pid) = (exuvia.listener("old").parse().unwrap(), exuvia.pid());
+    let mut client = Client::connect(exuvia.address()).unwrap();
+    client.ask("/slow?ms=60000").unwrap();
+    exuvia.set(&with(1, &[("web", "127.0.0.1:0")]));
+    exuvia.upgrade();
+    eventually("the dropped listener refuses", || {
+        let error = Client::connect(old).err()?;
+        (error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+    });
+    assert!(is_alive(pid));
+    let mut exuvia = exuvia;
+    assert_eq!(exuvia.ask(&["stop", "--now"]).code, 0);
+    assert_eq!(exuvia.wait(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::harness::{Exuvia, Starter, children, eventually, is_alive, stat};
+use super::harness::{EXUVIA, Exuvia, Starter, children, eventually, is_alive, script, stat};
 use super::traffic::{Client, Traffic, get};
 
 /// What the descriptors of a process are, and how many of each.
@@ -84,6 +84,43 @@ fn a_new_process_is_given_exactly_what_the_list_says() {
         .collect();
     // A shell that reads a script keeps that open at 10 or above.
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6], "{fds}");
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// Each guard alone would do here, so that no other test misses one: what was inherited is close-on-exec from
+/// the first moment, for whatever this process may start.
+#[test]
+fn every_descriptor_is_close_on_exec() {
+    const O_CLOEXEC: u32 = 0o2_000_000;
+    let exuvia = Exuvia::start("workers = 2\n[restart]\nprobation = \"0s\"\n");
+    exuvia.upgrade();
+    let folder = format!("/proc/{}/fdinfo", exuvia.pid());
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        // One that was open for a moment is no longer there.
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        assert!(number < 3 || flags & O_CLOEXEC != 0, "{number}: {text}");
+        seen += 1;
+    }
+    assert!(seen > 8, "{seen}");
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// What a careless parent left open came to the first generation, and must end with it.
+#[test]
+fn a_descriptor_that_came_by_accident_is_not_handed_on() {
+    let starter = Starter::new("[restart]\nprobation = \"0s\"\n");
+    let stray = starter.folder().join("stray");
+    let body = format!("exec 9>{}; exec {EXUVIA} \"$@\"", stray.display());
+    let program = script(&starter.folder().join("careless"), &body);
+    let exuvia = starter.program(program).start();
+    let holds = |pid| descriptors(pid).contains_key(stray.to_str().unwrap());
+    assert!(holds(exuvia.pid()));
+    exuvia.upgrade();
+    assert!(!holds(exuvia.pid()));
     assert_eq!(exuvia.stop(), 0);
 }
 

@@ -75,7 +75,12 @@ impl Client {
 
     /// Reads a whole answer.
     pub fn response(&mut self) -> std::io::Result<Response> {
-        let mut response = self.head()?;
+        let head = self.head()?;
+        self.body(head)
+    }
+
+    /// Reads the rest of an answer of which the head was read.
+    pub fn body(&mut self, mut response: Response) -> std::io::Result<Response> {
         if response.header("transfer-encoding").is_some() {
             loop {
                 let mut size = String::new();

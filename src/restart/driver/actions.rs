@@ -18,7 +18,7 @@ use crate::restart::spawn::spawn;
 use crate::restart::state::{Action, Failure, Phase, Timer};
 use crate::restart::status::{Progress, unix_ms};
 use crate::restart::sys;
-use crate::restart::view::{Drain, View};
+use crate::restart::view::{Drain, View, later};
 
 /// How long a child may take to become the owner once told: it writes one file.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +66,8 @@ impl Driver {
         });
         self.let_go_of_listeners();
         if phase == Phase::Draining && !succeeded && self.owner {
-            self.notifier.stopping(self.options.drain_timeout + STOP_SLACK, "draining before the end");
+            self.notifier
+                .stopping(self.options.drain_timeout.saturating_add(STOP_SLACK), "draining before the end");
         }
     }
 
@@ -130,7 +131,9 @@ impl Driver {
                     self.notifier.pass(child.pid, &format!("generation {} serves", child.generation));
                 }
             }
-            Action::Arm(timer) => self.timer = Some((Instant::now() + self.duration(timer), timer)),
+            Action::Arm(timer) => {
+                self.timer = Some((later(Instant::now(), self.duration(timer)), timer));
+            }
             Action::Disarm => self.timer = None,
             Action::ReportReady => {
                 let version = self.child_ready.as_ref().map(|(ready, _)| ready.version.clone());
