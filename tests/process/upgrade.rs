@@ -54,7 +54,7 @@ fn an_answer_in_flight_is_finished_by_the_process_that_began_it() {
     let mut body = String::new();
     while !body.ends_with("0\r\n\r\n") {
         let mut bytes = [0; 4096];
-        let count = std::io::Read::read(&mut client.stream(), &mut bytes).unwrap();
+        let count = std::io::Read::read(&mut client, &mut bytes).unwrap();
         assert_ne!(count, 0, "the answer broke off: {body:?}");
         body.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
     }
