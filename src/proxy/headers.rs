@@ -30,14 +30,18 @@ const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 exuvia");
 
 /// What a client may not say: whom it speaks for, credentials meant for a forward proxy, and the field that
 /// CGI turns into `HTTP_PROXY` (httpoxy.org).
-const NOT_FROM_CLIENTS: [HeaderName; 5] =
+static NOT_FROM_CLIENTS: [HeaderName; 5] =
     [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP, header::PROXY_AUTHORIZATION, PROXY];
 
 /// What this proxy says of the client; nobody else may, in any spelling and in any place.
-const OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
+static OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
+
+/// What is for one hop, beside what `Connection` names.
+static ONE_HOP: [HeaderName; 5] =
+    [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// What `Connection` names in vain.
-const END_TO_END: [HeaderName; 14] = [
+static END_TO_END: [HeaderName; 14] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
@@ -75,7 +79,8 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     if request.method() == Method::CONNECT {
         return Err(Error::Connect);
     }
-    let chunked = check_transfer_coding(request.headers()).map_err(|()| Error::TransferCoding)?;
+    let found = Found::among(request.headers());
+    let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
     let host = take_host(request)?;
     let via = via(request.version());
     *request.version_mut() = Version::HTTP_11;
@@ -84,13 +89,10 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
 
     let has_body = !request.body().is_end_stream();
     let headers = request.headers_mut();
-    let trailers = has_token(headers, &header::TE, "trailers");
-    end_hop(headers);
-    for name in &NOT_FROM_CLIENTS {
-        headers.remove(name);
-    }
-    remove_disguised(headers);
-    if has_token(headers, &header::EXPECT, "100-continue") {
+    let trailers = found.one_hop && has_token(headers, &header::TE, "trailers");
+    found.end_hop(headers);
+    found.end_claims(headers);
+    if found.expect && has_token(headers, &header::EXPECT, "100-continue") {
         // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
         headers.remove(header::EXPECT);
     }
@@ -103,8 +105,7 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-        headers.insert(header::HOST, host);
+        headers.insert(X_FORWARDED_HOST, host);
     } else {
         headers.remove(X_FORWARDED_HOST);
     }
@@ -116,11 +117,12 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
 
 /// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.
 pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
-    end_hop(trailers);
-    for name in OURS.iter().chain(&NOT_FROM_CLIENTS) {
+    let found = Found::among(trailers);
+    found.end_hop(trailers);
+    found.end_claims(trailers);
+    for name in &OURS {
         trailers.remove(name);
     }
-    remove_disguised(trailers);
 }
 
 /// Turns what the upstream sent into what the client gets. An error is a framing that this proxy does not
@@ -130,18 +132,18 @@ pub(super) fn prepare_response<B: Body>(response: &mut Response<B>) -> Result<()
     *response.version_mut() = Version::HTTP_11;
     let exact = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
     let headers = response.headers_mut();
-    if check_transfer_coding(headers).map_err(|()| "a transfer coding that was not asked for")? {
+    let found = Found::among(headers);
+    if found.chunked(headers).map_err(|()| "a transfer coding that was not asked for")? {
         // The transfer coding overrides it (RFC 9112, section 6.3); passed on, it would frame the body.
         headers.remove(header::CONTENT_LENGTH);
     }
     if let Some(exact) = exact
-        && headers.get_all(header::CONTENT_LENGTH).iter().any(|value| value.as_bytes().contains(&b','))
+        && found.listed_length
     {
         // "5, 5" is 5, but not every client knows.
         headers.insert(header::CONTENT_LENGTH, exact.into());
     }
-    end_hop(headers);
-    headers.remove(header::PROXY_AUTHENTICATE);
+    found.end_hop(headers);
     headers.append(header::VIA, via);
     Ok(())
 }
@@ -161,8 +163,8 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<bool, ()> {
     }
 }
 
-/// The host that the request is for, from its target or its `Host` (RFC 9112, section 3.2); the target is
-/// brought into origin-form. `None` only from an HTTP/1.0 client that named none.
+/// The host that the request is for, from its target or its `Host` (RFC 9112, section 3.2), which says the same
+/// from then on; the target is brought into origin-form. `None` only from an HTTP/1.0 client that named none.
 fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let host = match (named.next(), named.next()) {
@@ -193,6 +195,7 @@ fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> 
         None => PathAndQuery::from_static("/"),
     };
     *request.uri_mut() = Uri::from(origin);
+    request.headers_mut().insert(header::HOST, host.clone());
     Ok(Some(host))
 }
 
@@ -202,13 +205,76 @@ fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(c))
 }
 
-/// Removes the fields that are for one hop only.
-fn end_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        remove_named(headers);
+/// Which of the rules above have work with a message; in most messages few have. To look at each name once costs
+/// less than to ask the map for every field that might be there, and a comparison of texts less than one of
+/// [`HeaderName`]s.
+#[derive(Debug, Default)]
+struct Found {
+    connection: bool,
+    /// `Connection` names fields.
+    names: bool,
+    one_hop: bool,
+    transfer_encoding: bool,
+    proxy_authenticate: bool,
+    /// A length that is a list, such as "5, 5".
+    listed_length: bool,
+    expect: bool,
+    not_from_clients: bool,
+    underscore: bool,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap) -> Found {
+        let mut found = Found::default();
+        for (name, value) in headers {
+            match name.as_str() {
+                "connection" => {
+                    found.connection = true;
+                    found.names |= !names_no_field(value.as_bytes());
+                }
+                "transfer-encoding" => (found.one_hop, found.transfer_encoding) = (true, true),
+                "keep-alive" | "proxy-connection" | "te" | "upgrade" => found.one_hop = true,
+                "content-length" => found.listed_length |= value.as_bytes().contains(&b','),
+                "expect" => found.expect = true,
+                "forwarded" | "proxy" | "proxy-authorization" | "x-forwarded-port" | "x-real-ip" => {
+                    found.not_from_clients = true;
+                }
+                "proxy-authenticate" => found.proxy_authenticate = true,
+                other => found.underscore |= other.as_bytes().contains(&b'_'),
+            }
+        }
+        found
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TE, &header::TRANSFER_ENCODING, &header::UPGRADE] {
-        headers.remove(name);
+
+    /// See [`check_transfer_coding`].
+    fn chunked(&self, headers: &HeaderMap) -> Result<bool, ()> {
+        if self.transfer_encoding { check_transfer_coding(headers) } else { Ok(false) }
+    }
+
+    /// Removes the fields that are for one hop only.
+    fn end_hop(&self, headers: &mut HeaderMap) {
+        if self.names {
+            remove_named(headers);
+        }
+        if self.connection {
+            headers.remove(header::CONNECTION);
+        }
+        if self.one_hop {
+            ONE_HOP.iter().for_each(|name| drop(headers.remove(name)));
+        }
+        if self.proxy_authenticate {
+            headers.remove(header::PROXY_AUTHENTICATE);
+        }
+    }
+
+    /// Removes what a client may not say, apart from what this proxy says itself.
+    fn end_claims(&self, headers: &mut HeaderMap) {
+        if self.not_from_clients {
+            NOT_FROM_CLIENTS.iter().for_each(|name| drop(headers.remove(name)));
+        }
+        if self.underscore {
+            remove_disguised(headers);
+        }
     }
 }
 
@@ -228,20 +294,21 @@ fn remove_disguised(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a member of `Connection` is one of the common ones, which name no field.
+fn names_no_field(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive")
+}
+
 fn remove_named(headers: &mut HeaderMap) {
     let mut named = Vec::new();
     for token in tokens(headers, &header::CONNECTION) {
-        // By far the most common ones name no field.
-        if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
-            continue;
-        }
         if let Ok(name) = HeaderName::from_bytes(token)
+            && !names_no_field(token)
             && !END_TO_END.contains(&name)
         {
             named.push(name);
         }
     }
-    headers.remove(header::CONNECTION);
     for name in named {
         headers.remove(name);
     }

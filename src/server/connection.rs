@@ -74,6 +74,8 @@ pub(super) async fn drive(
     let mut watch = Watch::new(config, client, guard, &notes);
     let ended = poll_fn(|cx| watch.poll(&mut connection, timer, cx)).await;
 
+    // What follows is only the close, however long the client takes to do its part.
+    guard.set_active(false);
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().stream;
     stream.put_back(parts.read_buf);

@@ -74,6 +74,19 @@ fn what_a_client_says_of_itself_cannot_come_last() {
     assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
 }
 
+/// The table of names and the lists must not part.
+#[test]
+fn what_is_to_be_removed_is_found() {
+    let among = |name: &HeaderName| {
+        let fields = [(name.clone(), HeaderValue::from_static("x"))];
+        Found::among(&fields.into_iter().collect())
+    };
+    assert!(ONE_HOP.iter().all(|name| among(name).one_hop));
+    assert!(NOT_FROM_CLIENTS.iter().all(|name| among(name).not_from_clients));
+    assert!(among(&header::CONNECTION).names && among(&header::TRANSFER_ENCODING).transfer_encoding);
+    assert!(among(&header::EXPECT).expect && among(&header::PROXY_AUTHENTICATE).proxy_authenticate);
+}
+
 #[test]
 fn an_expectation_other_than_100_continue_is_the_upstreams_to_judge() {
     assert!(!prepared(&[("host", "a"), ("expect", "100-Continue")]).contains_key("expect"));

@@ -332,3 +332,21 @@ fn heads_have_limits() {
         requests.try_recv().unwrap_err();
     });
 }
+
+/// A client that does not close after the last answer holds nothing up, and is nothing in flight when it is cut.
+#[test]
+fn a_connection_that_only_has_to_close_is_at_rest() {
+    run(async {
+        let (address, _requests) = recorder().await;
+        let mut setup = Setup::new(&[address]);
+        setup.server.linger_timeout = 2 * LONG;
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(client.message().await.text(), "ok");
+        edge.until_active(0).await;
+        assert_eq!(edge.status().open, 1);
+        assert_eq!(client.rest().await, "");
+        assert_eq!(edge.ends().await, [(End::Closed, 1)]);
+    });
+}
