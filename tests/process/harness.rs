@@ -156,7 +156,8 @@ impl Exuvia {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn control(&self) -> PathBuf {
+    /// Its control socket.
+    pub fn control(&self) -> PathBuf {
         self.folder.path().join("control.sock")
     }
 
@@ -351,6 +352,31 @@ pub fn is_alive(pid: i32) -> bool {
 
 pub fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// A process of its own without a supervisor, which ends with the test.
+pub struct Alone(pub Child);
+
+impl Alone {
+    #[track_caller]
+    pub fn wait(mut self) -> i32 {
+        let status = eventually("the process has ended", || self.0.try_wait().unwrap());
+        status.code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The program with these arguments, not on a terminal and with no settings from outside.
+pub fn exuvia(arguments: &[&str]) -> Command {
+    let mut command = Command::new(EXUVIA);
+    command.args(arguments).env_remove("EXUVIA_CONFIG").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
 }
 
 /// What a command answered.
