@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::harness::{Alone, Answer, EXUVIA, Exuvia, PATIENCE, children, eventually, exuvia, signal};
+use super::harness::{Alone, Answer, Asking, EXUVIA, Exuvia, PATIENCE, children, eventually, exuvia, signal};
 use super::traffic::{Client, get};
 
 fn answer(command: &mut Command) -> Answer {
-    Answer::from(command.output().unwrap())
+    Asking::begin(command).answer()
 }
 
 fn files(folder: &Path) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use super::harness::{Alone, Answer, EXUVIA, Exuvia, eventually, exuvia, is_alive, signal};
+use super::harness::{Alone, Answer, Asking, EXUVIA, Exuvia, eventually, exuvia, is_alive, signal};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -79,7 +79,7 @@ fn what_a_killed_process_left_is_replaced() {
 fn a_place_where_others_could_put_a_socket_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |socket: &Path, words: &[&str]| {
-        let answer = Answer::from(run(socket).output().unwrap());
+        let answer = Asking::begin(&mut run(socket)).answer();
         assert_eq!(answer.code, 1, "{answer:?}");
         answer.failed_with(words);
     };

@@ -174,8 +174,7 @@ impl Exuvia {
 
     /// Begins a command; [`Asking::answer`] waits for its end.
     pub fn begin(&self, arguments: &[&str]) -> Asking {
-        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Asking(child)
+        Asking::begin(&mut self.command(arguments))
     }
 
     /// A good upgrade: it must be committed.
@@ -417,6 +416,10 @@ impl From<Output> for Answer {
 pub struct Asking(Child);
 
 impl Asking {
+    pub fn begin(command: &mut Command) -> Asking {
+        Asking(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
     #[track_caller]
     pub fn answer(mut self) -> Answer {
         let status = eventually("the command has ended", || self.0.try_wait().unwrap());
