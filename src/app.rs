@@ -176,7 +176,9 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
-        let (driver, handle, mut members) = startup.assemble(self.options(), workers + 1)?;
+        let (driver, handle, mut members) = startup
+            .assemble(self.options(), workers + 1)
+            .map_err(|error| advised(&error, "restart.pid_file"))?;
         let begun = (|| -> Result<Rc<ControlServer>, Failure> {
             let [control, admin] = operators;
             let operator =
@@ -370,7 +372,7 @@ fn open_listeners(startup: &mut Startup, settings: &Settings, control: &Path) ->
     Ok(())
 }
 
-/// What is wrong with an address, and what the one who set it by `key` can do.
+/// What is wrong with an address or a file, and what the one who set it by `key` can do.
 fn advised(error: &restart::Error, key: &str) -> Failure {
     let advice = match error {
         restart::Error::Listen { address: ListenAddr::Tcp(address), cause, .. } => match cause.kind() {
@@ -387,7 +389,7 @@ fn advised(error: &restart::Error, key: &str) -> Failure {
             }
             _ => format!("; see {key}"),
         },
-        restart::Error::Listen { .. } => format!("; see {key}"),
+        restart::Error::Listen { .. } | restart::Error::File { .. } => format!("; see {key}"),
         _ => String::new(),
     };
     Failure::new(error.step(), format!("{error}{advice}"))
