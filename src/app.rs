@@ -62,9 +62,14 @@ pub fn check(config: Option<&Path>, print: bool) -> ExitCode {
     match load(config) {
         Ok(settings) => {
             let text = if print { settings.to_toml() } else { format!("{}: good\n", named(config)) };
-            // A reader that has heard enough is no failure.
-            io::stdout().write_all(text.as_bytes()).ok();
-            ExitCode::SUCCESS
+            let mut stdout = io::stdout();
+            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+                // A reader that has heard enough is no failure; half a configuration file is one.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    failed(&Failure::new("output", format!("cannot write to standard output: {error}")))
+                }
+                _ => ExitCode::SUCCESS,
+            }
         }
         Err(failure) => failed(&failure),
     }
@@ -81,7 +86,13 @@ fn named(config: Option<&Path>) -> String {
 
 fn failed(failure: &Failure) -> ExitCode {
     let mut stderr = io::stderr().lock();
-    writeln!(stderr, "exuvia: {}: {}", failure.step, failure.message).ok();
+    let Failure { step, message } = failure;
+    // Several lines are a list, in which the first is no other than the rest.
+    let message = match message.contains('\n') {
+        true => format!("\n  {}", message.replace('\n', "\n  ")),
+        false => format!(" {message}"),
+    };
+    writeln!(stderr, "exuvia: {step}:{message}").ok();
     ExitCode::FAILURE
 }
 
@@ -165,7 +176,9 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
-        let (driver, handle, mut members) = startup.assemble(self.options(), workers + 1)?;
+        let (driver, handle, mut members) = startup
+            .assemble(self.options(), workers + 1)
+            .map_err(|error| advised(&error, "restart.pid_file"))?;
         let begun = (|| -> Result<Rc<ControlServer>, Failure> {
             let [control, admin] = operators;
             let operator =
@@ -267,7 +280,8 @@ impl Parts {
         let extra = Rc::new(Extra {
             admin: driver.address(ADMIN).cloned(),
             control: self.control.clone(),
-            config: self.config.clone(),
+            // The working directory is nothing that the one who asks can see.
+            config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
         });
         let control = Rc::new(ControlServer::new(handle.clone(), extra));
         let identity = Rc::new(Identity { generation: driver.generation(), version: VERSION.to_owned() });
@@ -338,7 +352,7 @@ fn open_listeners(startup: &mut Startup, settings: &Settings, control: &Path) ->
         {
             Failure::new("control", socket::describe_conflict(&path))
         }
-        error => Failure::new("control", error.to_string()),
+        error => Failure::new("control", format!("{error}; control.socket names another place")),
     })?;
     for listener in &settings.listeners {
         let options = ListenOptions {
@@ -347,16 +361,38 @@ fn open_listeners(startup: &mut Startup, settings: &Settings, control: &Path) ->
             unix_mode: listener.unix_mode,
             audience: Audience::Public,
         };
-        listeners.open(&listener.name, &listener.address, &options)?;
+        let key = format!("listeners.{}.address", listener.name);
+        listeners.open(&listener.name, &listener.address, &options).map_err(|error| advised(&error, &key))?;
     }
     if let Some(address) = settings.admin.address {
-        listeners.open(
-            ADMIN,
-            &ListenAddr::Tcp(address),
-            &ListenOptions { backlog: 64, ..ListenOptions::default() },
-        )?;
+        let options = ListenOptions { backlog: 64, ..ListenOptions::default() };
+        let opened = listeners.open(ADMIN, &ListenAddr::Tcp(address), &options);
+        opened.map_err(|error| advised(&error, "admin.address"))?;
     }
     Ok(())
+}
+
+/// What is wrong with an address or a file, and what the one who set it by `key` can do.
+fn advised(error: &restart::Error, key: &str) -> Failure {
+    let advice = match error {
+        restart::Error::Listen { address: ListenAddr::Tcp(address), cause, .. } => match cause.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("; `ss -ltnp 'sport = :{}'` shows who listens there, or change {key}", address.port())
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!(
+                    "; no interface has this address (`ip address` shows those that there are), see {key}"
+                )
+            }
+            io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+                format!("; ports below 1024 take root or CAP_NET_BIND_SERVICE, or change {key}")
+            }
+            _ => format!("; see {key}"),
+        },
+        restart::Error::Listen { .. } | restart::Error::File { .. } => format!("; see {key}"),
+        _ => String::new(),
+    };
+    Failure::new(error.step(), format!("{error}{advice}"))
 }
 
 fn log(settings: &Settings) -> Result<(), Failure> {

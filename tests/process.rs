@@ -13,12 +13,22 @@ mod traffic;
 #[path = "process/upstream.rs"]
 mod upstream;
 
+#[path = "process/admin.rs"]
+mod admin;
 #[path = "process/bad_binary.rs"]
 mod bad_binary;
 #[path = "process/bad_luck.rs"]
 mod bad_luck;
+#[path = "process/command.rs"]
+mod command;
+#[path = "process/control.rs"]
+mod control;
+#[path = "process/control_socket.rs"]
+mod control_socket;
 #[path = "process/curl.rs"]
 mod curl;
+#[path = "process/demo.rs"]
+mod demo;
 #[path = "process/drain.rs"]
 mod drain;
 #[path = "process/executable.rs"]

@@ -98,8 +98,12 @@ Phases:
   starting     not ready yet
   candidate    ready and accepting; the old process still watches it
   upgrading    serving, and starting a new process
+  aborting     serving, and ending a new process that failed
+  reclaiming   the same, after that one was told to take over and did not
   probation    watching the new process, ready to take everything back
+  committing   handing over to the new process
   draining     finishing what it had accepted
+  cut          closing what did not finish within drain.timeout
   rolled back  draining, since its upgrade was taken back
 
 Examples:

@@ -52,11 +52,11 @@ fn page(report: &StatusReport) -> String {
     );
 
     format!(
-        "exuvia {}: generation {} (pid {}) is {}\n\n{}\n\n{}\n\n{}",
+        "exuvia {}: generation {} (pid {}) {}\n\n{}\n\n{}\n\n{}",
         status.version,
         status.generation,
         status.pid,
-        phase_words(Some(status.phase)),
+        doing(status.phase),
         table(&facts),
         table(&generations),
         table(&listeners),
@@ -84,6 +84,23 @@ fn kind_words(kind: &KindStatus) -> String {
 
 fn phase_words(phase: Option<Phase>) -> String {
     phase.map_or("no answer".into(), |phase| phase.as_str().replace('_', " "))
+}
+
+/// What the one that answers does, after its name.
+fn doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "is starting",
+        Phase::Candidate => "accepts, watched by its predecessor",
+        Phase::Serving => "serves",
+        Phase::Upgrading => "serves and starts its successor",
+        Phase::Aborting | Phase::Reclaiming => "serves and ends a successor that failed",
+        Phase::Probation => "watches its successor",
+        Phase::Committing => "hands over to its successor",
+        Phase::RolledBack => "was rolled back and drains",
+        Phase::Draining => "drains",
+        Phase::Cut => "cuts its last connections",
+        Phase::Gone => "ends",
+    }
 }
 
 fn verdict_words(verdict: &Verdict) -> String {
@@ -161,7 +178,7 @@ mod tests {
     #[test]
     fn the_page_says_who_serves_and_who_drains() {
         let expected = "\
-exuvia 0.2.0: generation 2 (pid 4711) is serving
+exuvia 0.2.0: generation 2 (pid 4711) serves
 
 executable     /opt/exuvia/bin/exuvia
 configuration  /etc/exuvia/exuvia.toml

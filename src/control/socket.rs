@@ -51,6 +51,16 @@ pub enum FolderError {
         /// What is wrong.
         cause: io::Error,
     },
+    /// The folder above it is not there.
+    #[error(
+        "cannot make the control socket's folder {}: the folder above it does not exist; make it, or name another \
+         with control.socket",
+        folder.display()
+    )]
+    NoParent {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// It belongs to someone else, who could put a socket of his own there.
     #[error(
         "the control socket's folder {} belongs to uid {owner}, not to uid {us} or root; \
@@ -103,6 +113,10 @@ pub fn prepare(path: &Path) -> Result<(), FolderError> {
     };
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Only the last folder is ours to make.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(FolderError::NoParent { folder: folder.to_path_buf() });
+        }
         made => made.map_err(system("make"))?,
     }
     let us = geteuid().as_raw();
@@ -130,8 +144,11 @@ pub fn describe_conflict(path: &Path) -> String {
     let asked = std::thread::scope(|scope| scope.spawn(|| ask(path)).join());
     match asked {
         Ok(Ok(StatusReport { status, .. })) => format!(
-            "exuvia is already running with this control socket (pid {}, generation {})",
-            status.pid, status.generation
+            "exuvia is already running with the control socket {} (pid {}, generation {}); `exuvia upgrade` replaces \
+             it, `exuvia stop` ends it, and another one beside it needs its own control.socket",
+            path.display(),
+            status.pid,
+            status.generation
         ),
         Ok(Err(error)) => format!("another process listens there{}: {error}", Binder::of(path)),
         Err(_) => "another process listens there".into(),
@@ -223,7 +240,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(matches!(prepare(&file.join("control.sock")), Err(FolderError::NotAFolder { .. })));
         let error = prepare(&parent.path().join("a/b/control.sock")).unwrap_err();
-        assert!(matches!(error, FolderError::System { what: "make", .. }), "{error}");
+        assert!(matches!(error, FolderError::NoParent { .. }), "{error}");
     }
 
     /// In a shared folder anyone can make a link to a folder of ours, and turn it later. Only root can make
@@ -261,10 +278,10 @@ mod tests {
             let length = status.len();
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{status}").unwrap();
         });
-        assert_eq!(
-            describe_conflict(&path),
-            "exuvia is already running with this control socket (pid 4711, generation 3)"
-        );
+        let words = describe_conflict(&path);
+        let expected =
+            format!("already running with the control socket {} (pid 4711, generation 3); ", path.display());
+        assert!(words.contains(&expected), "{words}");
         holder.join().unwrap();
     }
 

@@ -485,16 +485,19 @@ fn why_no_upgrade(phase: Phase) -> &'static str {
         Phase::Candidate => {
             "this process is new and its predecessor has not let go yet; wait for the end of the probation"
         }
-        Phase::RolledBack => "this process was rolled back; ask the one that serves",
-        Phase::Draining | Phase::Cut | Phase::Gone => "this process is draining; ask the one that serves",
+        Phase::RolledBack => "this process was rolled back; `exuvia status` names the one that serves",
+        Phase::Draining | Phase::Cut | Phase::Gone => {
+            "this process is draining: it stops, or another one serves already"
+        }
         Phase::Starting | Phase::Serving => "this process is starting",
     }
 }
 
 fn why_no_rollback(phase: Phase) -> &'static str {
     match phase {
-        Phase::Committing | Phase::Draining | Phase::Cut | Phase::Gone => {
-            "the upgrade is committed; upgrade to the previous version instead"
+        Phase::Committing => "the upgrade is committed; upgrade to the previous version instead",
+        Phase::Draining | Phase::Cut | Phase::Gone => {
+            "this process is draining: it stops, or an upgrade is committed, and then upgrade to the previous version"
         }
         Phase::Candidate => {
             "this process is the new one; ask its predecessor, which holds the control socket"

@@ -25,7 +25,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// How often accepting failed for want of descriptors or memory.
     pub accept_errors: u64,
-    /// How the last upgrade that this process was asked for ended.
+    /// How the last upgrade that this process took part in ended: one that it was asked for, or the one that made
+    /// it the owner.
     pub last_upgrade: Option<Verdict>,
     /// Every generation alive, the oldest first, the one that answers included.
     pub generations: Vec<GenerationStatus>,

@@ -156,7 +156,8 @@ impl Exuvia {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn control(&self) -> PathBuf {
+    /// Its control socket.
+    pub fn control(&self) -> PathBuf {
         self.folder.path().join("control.sock")
     }
 
@@ -173,8 +174,7 @@ impl Exuvia {
 
     /// Begins a command; [`Asking::answer`] waits for its end.
     pub fn begin(&self, arguments: &[&str]) -> Asking {
-        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Asking(child)
+        Asking::begin(&mut self.command(arguments))
     }
 
     /// A good upgrade: it must be committed.
@@ -353,6 +353,31 @@ pub fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
+/// A process of its own without a supervisor, which ends with the test.
+pub struct Alone(pub Child);
+
+impl Alone {
+    #[track_caller]
+    pub fn wait(mut self) -> i32 {
+        let status = eventually("the process has ended", || self.0.try_wait().unwrap());
+        status.code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The program with these arguments, not on a terminal and with no settings from outside.
+pub fn exuvia(arguments: &[&str]) -> Command {
+    let mut command = Command::new(EXUVIA);
+    command.args(arguments).env_remove("EXUVIA_CONFIG").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
+}
+
 /// What a command answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -391,6 +416,10 @@ impl From<Output> for Answer {
 pub struct Asking(Child);
 
 impl Asking {
+    pub fn begin(command: &mut Command) -> Asking {
+        Asking(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
     #[track_caller]
     pub fn answer(mut self) -> Answer {
         let status = eventually("the command has ended", || self.0.try_wait().unwrap());

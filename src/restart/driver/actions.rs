@@ -15,7 +15,7 @@ use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
 use crate::restart::spawn::spawn;
-use crate::restart::state::{Action, Failure, Phase, Timer};
+use crate::restart::state::{Action, Failure, Phase, Timer, Verdict};
 use crate::restart::status::{Progress, unix_ms};
 use crate::restart::sys;
 use crate::restart::view::{Drain, View, later};
@@ -248,6 +248,10 @@ impl Driver {
             // The parent says it, as the main process that it still is.
             Phase::Candidate if self.superior.is_some() => {}
             _ => self.notifier.succeed(&status),
+        }
+        // The one that was asked for it knows it, too, and takes that with it.
+        if before == Phase::Candidate && self.superior.is_some() {
+            self.last_upgrade = Some(Verdict::Committed);
         }
         if self.superior.is_none() {
             self.predecessor = None;

@@ -1,0 +1,137 @@
+//! The control socket as a file: who may reach it, and what is left of it.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use super::harness::{Alone, Answer, Asking, EXUVIA, Exuvia, eventually, exuvia, is_alive, signal};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// `run` with this control socket, alone.
+fn run(socket: &Path) -> Command {
+    let mut command = exuvia(&["run", "--supervise=never"]);
+    command.env("EXUVIA__LISTENERS__WEB__ADDRESS", "127.0.0.1:0").env("EXUVIA__CONTROL__SOCKET", socket);
+    command.env("EXUVIA__RESTART__PROBATION", "0s").stdout(Stdio::null());
+    command
+}
+
+fn ask(command: &str, socket: &Path) -> Answer {
+    Answer::from(exuvia(&[command, "--control"]).arg(socket).output().unwrap())
+}
+
+/// What takes another user is told loudly where it cannot be tried.
+fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: only root can act as another user");
+    }
+    root
+}
+
+#[test]
+fn the_socket_and_the_folder_made_for_it_are_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run/control.sock");
+    let alone = Alone(run(&socket).stderr(Stdio::null()).spawn().unwrap());
+    eventually("it answers", || (ask("status", &socket).code == 0).then_some(()));
+    assert_eq!(mode(&socket), 0o600);
+    assert_eq!(mode(&folder.path().join("run")), 0o700);
+    assert_eq!(ask("upgrade", &socket).code, 0);
+    assert_eq!(mode(&socket), 0o600);
+    assert_eq!(ask("stop", &socket).code, 0);
+    assert_eq!(alone.wait(), 0);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_a_killed_process_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let killed = Alone(run(&socket).stderr(Stdio::null()).spawn().unwrap());
+    eventually("it answers", || (ask("status", &socket).code == 0).then_some(()));
+    let pid = killed.0.id() as i32;
+    signal(pid, Signal::SIGKILL);
+    assert_eq!(killed.wait(), -1);
+    assert!(!is_alive(pid) && fs::metadata(&socket).unwrap().file_type().is_socket());
+    for command in ["status", "upgrade", "stop"] {
+        let nobody = ask(command, &socket);
+        assert_eq!(nobody.code, 4, "{nobody:?}");
+        nobody.failed_with(&["nobody listens", "killed", &socket.display().to_string()]);
+    }
+    let next = Alone(run(&socket).stderr(Stdio::null()).spawn().unwrap());
+    eventually("the next one answers", || (ask("status", &socket).code == 0).then_some(()));
+    assert_eq!(ask("stop", &socket).code, 0);
+    assert_eq!(next.wait(), 0);
+}
+
+#[test]
+fn a_place_where_others_could_put_a_socket_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |socket: &Path, words: &[&str]| {
+        let answer = Asking::begin(&mut run(socket)).answer();
+        assert_eq!(answer.code, 1, "{answer:?}");
+        answer.failed_with(words);
+    };
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    for bits in [0o777, 0o1777, 0o770] {
+        set_mode(&open, bits);
+        refused(&open.join("control.sock"), &[&open.display().to_string(), "others can write", "chmod go-w"]);
+    }
+    let deep = folder.path().join("a/b");
+    refused(&deep.join("control.sock"), &[&deep.display().to_string(), "above it does not exist"]);
+    let file = folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    refused(&file, &[&file.display().to_string(), "not a socket", "control.socket"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+
+    if is_root() {
+        let foreign = folder.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        set_mode(&foreign, 0o700);
+        chown(&foreign, Some(65534), None).unwrap();
+        refused(&foreign.join("control.sock"), &[&foreign.display().to_string(), "belongs to uid 65534"]);
+    }
+}
+
+#[test]
+fn another_user_may_ask_for_nothing() {
+    if !is_root() {
+        return;
+    }
+    let exuvia = Exuvia::start("");
+    // A copy, since that user may not be able to reach the one that is tested.
+    let program = exuvia.folder().join("copy");
+    fs::copy(EXUVIA, &program).unwrap();
+    set_mode(exuvia.folder(), 0o711);
+    let ask = |command: &str| {
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).arg(command);
+        Answer::from(other.arg("--control").arg(exuvia.control()).current_dir("/").output().unwrap())
+    };
+    for command in ["status", "upgrade", "rollback", "stop"] {
+        let denied = ask(command);
+        assert_eq!(denied.code, 4, "{denied:?}");
+        denied.failed_with(&["permission denied", &exuvia.control().display().to_string()]);
+    }
+    // Not even where the file lets him in.
+    set_mode(&exuvia.control(), 0o666);
+    for command in ["status", "upgrade", "rollback", "stop"] {
+        let denied = ask(command);
+        assert_eq!(denied.code, 4, "{denied:?}");
+        denied.failed_with(&[command, "uid 65534", "uid 0"]);
+    }
+    assert_eq!((exuvia.generation(), exuvia.phase().as_str()), (1, "serving"));
+    assert_eq!(exuvia.stop(), 0);
+}
