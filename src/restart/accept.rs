@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -36,6 +37,8 @@ pub struct Listener {
     pub(crate) address: ListenAddr,
     pub(crate) audience: Audience,
     pub(crate) socket: OwnedFd,
+    /// Whether a service manager holds the socket, too.
+    pub(crate) lent: bool,
 }
 
 /// A connection that was accepted.
@@ -70,7 +73,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 enum Gate {
     Open,
     Paused,
-    /// Accept what waits, then close: nobody else will.
+    /// Accept what waits, then close: no other generation will.
     Empty,
     Closed,
 }
@@ -135,6 +138,10 @@ impl Listener {
                         () = self.accept_all(tracker, limit, &accepted) => {}
                     }
                 }
+                Gate::Empty if self.lent => {
+                    self.take_waiting(tracker, &accepted).await;
+                    break;
+                }
                 Gate::Empty => {
                     self.empty(tracker, &accepted).await;
                     break;
@@ -157,15 +164,14 @@ impl Listener {
         }
     }
 
-    /// Accepts what is in the queue; nothing new gets in.
+    /// Accepts what is in the queue. Nothing new gets in, where the kernel lets this process see to that.
     async fn empty(&self, tracker: &Tracker, accepted: &impl Fn(Accepted)) {
         // A SYN that is dropped is sent again, and then refused; one that was let in would be reset. A Unix
         // socket has lost its name by now, so nobody finds it any more.
-        if let ListenAddr::Tcp(_) = self.address
-            && let Err(error) = sys::drop_syn(self.socket.as_fd())
-        {
-            tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
-        }
+        let shut = match self.address {
+            ListenAddr::Tcp(_) => sys::drop_syn(self.socket.as_fd()),
+            ListenAddr::Unix(_) => Ok(()),
+        };
         let socket = match self.register() {
             Ok(socket) => socket,
             Err(error) => {
@@ -173,7 +179,30 @@ impl Listener {
                 return;
             }
         };
-        while timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {}
+        let emptied = async {
+            while timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {}
+        };
+        let Err(error) = shut else { return emptied.await };
+        // Later kernels want CAP_NET_ADMIN for it. A queue that fills for ever must not keep the listener open.
+        tracing::info!(
+            listener = %self.name, %error,
+            "cannot stop new connections before the listener closes: who comes at that very moment may be reset"
+        );
+        timeout(HALF_OPEN_GRACE, emptied).await.ok();
+        self.take_waiting(tracker, accepted).await;
+    }
+
+    /// Accepts what is in the queue at this moment and does nothing to the socket. If a service manager has
+    /// it too, what comes later waits there for the next process.
+    async fn take_waiting(&self, tracker: &Tracker, accepted: &impl Fn(Accepted)) {
+        let Ok(socket) = self.register() else { return };
+        let waits = || {
+            let mut this = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut this, PollTimeout::ZERO) == Ok(1)
+        };
+        // Another worker with the same socket may be quicker: nothing comes then.
+        while waits() && timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {
+        }
     }
 
     fn register(&self) -> io::Result<Socket> {
