@@ -16,7 +16,8 @@
 //!
 //! - SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and SIGHUP go on to the main process. SIGHUP asks for an
 //!   upgrade; it waits until the main process is ready. The second SIGTERM or SIGINT goes to every
-//!   generation, as SIGTERM, and ends all of it at once.
+//!   generation, as SIGTERM: it is the main process's second, which ends all of it at once, and where that is
+//!   dead, a first one does.
 //! - **A terminal that closes is a stop**, not the SIGHUP that asks for an upgrade. Under nohup(1) it is
 //!   nothing.
 //! - The generations are a process group of their own, in which later ones are born, so that Ctrl-C reaches

@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_worker_serves_until_it_is_cut_and_counts_what_it_drops() {
         let upstream = upstream();
-        let mut listeners = Listeners::new(Vec::new(), false);
+        let mut listeners = Listeners::new(Vec::new());
         let wanted = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
         let ListenAddr::Tcp(address) = listeners.open("http", &wanted, &ListenOptions::default()).unwrap()
         else {

@@ -25,6 +25,7 @@
 //!
 //! * Connections, sockets and workers: here a phase accepts or it does not.
 //! * Files, the service manager, status requests.
+//! * That an owner that stops waits for the others: here it may end before them.
 //! * **A word that is as late as the start of a whole process takes.** While the `Owner` of a new owner is
 //!   not read by its parent, which then waits for nothing else, a child of the new owner does not get ready.
 //! * **A timer that overtakes a word of the child** that has arrived: the driver looks for one before it

@@ -159,3 +159,38 @@ fn a_full_house_refuses_with_the_settings_name() {
     );
     assert_eq!(state.on(Event::UpgradeAsked { alive: 2 })[0], Action::Spawn);
 }
+
+/// An old generation that was in the middle of an answer when its service was stopped got systemd's SIGTERM
+/// beside the main process (`KillMode=control-group`), and cut the answer.
+#[test]
+fn a_stop_is_no_news_to_one_that_drains_beside_its_successor() {
+    let superseded = || {
+        let mut state = State::new(Rules { probation: false, max_generations: 8 });
+        for event in [
+            Event::Started { has_parent: false },
+            Event::UpgradeAsked { alive: 1 },
+            Event::ChildReady,
+            Event::ChildOwns,
+        ] {
+            state.on(event);
+        }
+        assert_eq!(state.phase(), Phase::Draining);
+        state
+    };
+    let stop = Event::StopAsked(Stop::Gracefully);
+
+    let mut state = superseded();
+    assert_eq!(state.on(stop.clone()), [Action::Agree]);
+    assert_eq!(state.phase(), Phase::Draining);
+    state.on(stop.clone());
+    assert_eq!(state.phase(), Phase::Cut, "a second one means at once");
+
+    let mut state = superseded();
+    state.on(Event::ParentGone);
+    state.on(stop);
+    assert_eq!(state.phase(), Phase::Cut, "nobody else is left who could say it");
+
+    let mut state = superseded();
+    state.on(Event::StopAsked(Stop::Now));
+    assert_eq!(state.phase(), Phase::Cut);
+}

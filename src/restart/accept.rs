@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -36,6 +37,8 @@ pub struct Listener {
     pub(crate) address: ListenAddr,
     pub(crate) audience: Audience,
     pub(crate) socket: OwnedFd,
+    /// Whether a service manager holds the socket, too.
+    pub(crate) lent: bool,
 }
 
 /// A connection that was accepted.
@@ -62,6 +65,10 @@ pub enum Stream {
 /// that had begun reach the queue. Nothing tells of them: the kernel shows only those that are complete.
 const HALF_OPEN_GRACE: Duration = Duration::from_millis(250);
 
+/// How long emptying an accept queue may take: neighbours that send with the highest time to live get in
+/// all the same, and must not keep the listener open for ever.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The pause after an error that the next call would meet again, such as EMFILE.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
@@ -70,7 +77,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 enum Gate {
     Open,
     Paused,
-    /// Accept what waits, then close: nobody else will.
+    /// Accept what waits, then close: no other generation will.
     Empty,
     Closed,
 }
@@ -135,6 +142,10 @@ impl Listener {
                         () = self.accept_all(tracker, limit, &accepted) => {}
                     }
                 }
+                Gate::Empty if self.lent => {
+                    self.take_waiting(tracker, &accepted).await;
+                    break;
+                }
                 Gate::Empty => {
                     self.empty(tracker, &accepted).await;
                     break;
@@ -157,15 +168,11 @@ impl Listener {
         }
     }
 
-    /// Accepts what is in the queue; nothing new gets in.
+    /// Accepts what is in the queue, and lets nothing new in.
     async fn empty(&self, tracker: &Tracker, accepted: &impl Fn(Accepted)) {
         // A SYN that is dropped is sent again, and then refused; one that was let in would be reset. A Unix
         // socket has lost its name by now, so nobody finds it any more.
-        if let ListenAddr::Tcp(_) = self.address
-            && let Err(error) = sys::drop_syn(self.socket.as_fd())
-        {
-            tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
-        }
+        self.demand_ttl(self.socket.as_fd(), u8::MAX);
         let socket = loop {
             match self.register() {
                 Ok(socket) => break socket,
@@ -173,7 +180,40 @@ impl Listener {
                 Err(error) => self.back_off(tracker, &error).await,
             }
         };
-        while timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {}
+        let accepted = |connection: Accepted| {
+            // A handshake that ended just now has what the listener demands.
+            self.demand_ttl(connection.stream.as_fd(), 0);
+            accepted(connection);
+        };
+        let emptied = async {
+            while timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, &accepted)).await.is_ok() {}
+        };
+        if timeout(EMPTY_TIMEOUT, emptied).await.is_err() {
+            tracing::warn!(listener = %self.name, "connections keep coming to a listener that must close");
+        }
+    }
+
+    /// Lets the kernel drop what comes with a lower time to live, which is everything that a router or this
+    /// machine's loopback has passed on when `least` is the highest.
+    fn demand_ttl(&self, socket: BorrowedFd<'_>, least: u8) {
+        if let ListenAddr::Tcp(address) = self.address
+            && let Err(error) = sys::set_min_ttl(socket, address.is_ipv6(), least)
+        {
+            tracing::warn!(listener = %self.name, %error, "cannot stop new connections before the listener closes");
+        }
+    }
+
+    /// Accepts what is in the queue at this moment and does nothing to the socket. If a service manager has
+    /// it too, what comes later waits there for the next process.
+    async fn take_waiting(&self, tracker: &Tracker, accepted: &impl Fn(Accepted)) {
+        let Ok(socket) = self.register() else { return };
+        let waits = || {
+            let mut this = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut this, PollTimeout::ZERO) == Ok(1)
+        };
+        // Another worker with the same socket may be quicker: nothing comes then.
+        while waits() && timeout(HALF_OPEN_GRACE, self.accept_one(&socket, tracker, accepted)).await.is_ok() {
+        }
     }
 
     fn register(&self) -> io::Result<Socket> {

@@ -369,6 +369,7 @@ impl Driver {
             None => {
                 tracing::info!(generation, "a generation that drained is gone");
                 self.others.remove(generation);
+                event = self.drained();
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
             // It was asked to stop as the owner, after it had told this process to become that.
@@ -400,8 +401,15 @@ impl Driver {
                 }
             }
         }
-        let done = (0..self.counts.len()).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
-        done.then_some(Event::Drained)
+        self.drained()
+    }
+
+    /// An owner that stops is the last to go: a service manager kills what is left when its main process has
+    /// ended, whatever requests that still has.
+    fn drained(&self) -> Option<Event> {
+        let quiet = (0..self.counts.len()).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
+        let alone = !self.owner || self.others.len() == 0;
+        (quiet && alone).then_some(Event::Drained)
     }
 
     /// Lets the machine decide, tells the workers, performs the actions.

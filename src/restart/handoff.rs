@@ -78,6 +78,8 @@ pub(crate) struct Offer {
     pub(crate) parent: Introduction,
     /// The generations that drain and that the owner looks after.
     pub(crate) others: Vec<Introduction>,
+    /// The listeners whose sockets a service manager holds, too.
+    pub(crate) lent: Vec<String>,
 }
 
 /// A generation, as another needs to know it.

@@ -64,7 +64,7 @@ pub(crate) fn take() -> Result<Inherited, Error> {
                 Ok(address)
             })
             .map_err(|cause| Error::NotAListener { fd: descriptor.as_raw_fd(), name: name.clone(), cause })?;
-        inherited.sockets.push(InheritedSocket { name, address, socket: descriptor });
+        inherited.sockets.push(InheritedSocket { name, address, socket: descriptor, lent: false });
     }
     Ok(inherited)
 }

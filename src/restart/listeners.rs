@@ -47,14 +47,14 @@ pub(crate) struct InheritedSocket {
     pub(crate) name: String,
     pub(crate) address: ListenAddr,
     pub(crate) socket: OwnedFd,
+    /// As [`Group::lent`].
+    pub(crate) lent: bool,
 }
 
 /// The listeners of a process.
 #[derive(Debug)]
 pub struct Listeners {
     inherited: Vec<InheritedSocket>,
-    /// Whether the sockets come from a predecessor of ours; otherwise from a service manager.
-    from_predecessor: bool,
     groups: Vec<Group>,
 }
 
@@ -67,11 +67,14 @@ pub(crate) struct Group {
     pub(crate) sockets: Vec<OwnedFd>,
     /// The name under which the predecessor knows it; `None` if it was bound by this process.
     pub(crate) adopted_as: Option<String>,
+    /// Whether a service manager passed it, to this generation or to an earlier one. It has the same socket,
+    /// and may give it to another process after this one: what is done to the socket is done to that one too.
+    pub(crate) lent: bool,
 }
 
 impl Listeners {
-    pub(crate) fn new(inherited: Vec<InheritedSocket>, from_predecessor: bool) -> Self {
-        Listeners { inherited, from_predecessor, groups: Vec::new() }
+    pub(crate) fn new(inherited: Vec<InheritedSocket>) -> Self {
+        Listeners { inherited, groups: Vec::new() }
     }
 
     /// Opens the listener `name` at `wanted`: adopts the sockets that were inherited for it, or binds new
@@ -137,9 +140,9 @@ impl Listeners {
         self.groups.iter_mut().filter(|group| which(group)).for_each(|group| group.sockets.clear());
     }
 
-    /// Removes the files of the Unix sockets of those groups.
+    /// Removes the files of the Unix sockets of those groups, but for what is another's.
     pub(crate) fn remove_files(&self, which: impl Fn(&Group) -> bool) {
-        for group in self.groups.iter().filter(|group| which(group)) {
+        for group in self.groups.iter().filter(|group| which(group) && !group.lent) {
             if let ListenAddr::Unix(path) = &group.address
                 && let Err(error) = std::fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
@@ -177,7 +180,8 @@ impl Listeners {
         // A listener that was renamed keeps its sockets; but any port would do for port 0, another's too.
         let renamed = || self.inherited.iter().find(|socket| socket.address == *wanted);
         let Some(found) = found.or_else(renamed) else {
-            let passed = self.inherited.iter().find(|socket| socket.name == name && !self.from_predecessor);
+            // The service manager would pass it at the next start, too.
+            let passed = self.inherited.iter().find(|socket| socket.name == name && socket.lent);
             return match passed {
                 Some(passed) => Err(Error::WrongSocket {
                     name: name.to_owned(),
@@ -187,7 +191,7 @@ impl Listeners {
                 None => Ok(None),
             };
         };
-        let (old_name, address) = (found.name.clone(), found.address.clone());
+        let (old_name, address, lent) = (found.name.clone(), found.address.clone(), found.lent);
         let is_of_group = |socket: &mut InheritedSocket| socket.name == old_name && socket.address == address;
         let sockets = self.inherited.extract_if(.., is_of_group).map(|socket| socket.socket).collect();
         Ok(Some(Group {
@@ -196,6 +200,7 @@ impl Listeners {
             audience: options.audience,
             sockets,
             adopted_as: Some(old_name),
+            lent,
         }))
     }
 
@@ -206,7 +211,8 @@ impl Listeners {
         };
         let (address, sockets) =
             bound.map_err(|cause| Error::Listen { name: name.to_owned(), address: wanted.clone(), cause })?;
-        Ok(Group { name: name.into(), address, audience: options.audience, sockets, adopted_as: None })
+        let name = name.into();
+        Ok(Group { name, address, audience: options.audience, sockets, adopted_as: None, lent: false })
     }
 
     fn bind_tcp(
@@ -242,6 +248,7 @@ impl Group {
             address: self.address.clone(),
             audience: self.audience,
             socket,
+            lent: self.lent,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::driver::{Driver, Handle};
 use super::error::Error;
 use super::handoff::{End, Introduction, Message, Offer};
-use super::inherit;
+use super::inherit::{self, Inherited};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
 use super::member::Member;
@@ -81,13 +81,14 @@ impl Startup {
     /// Takes what was passed to this process and captures how it was started. The first thing that a
     /// program does: no other thread may run yet.
     pub fn begin() -> Result<Startup, Error> {
-        let inherited = inherit::take()?;
-        let Some(channel) = inherited.handoff.map(End::from) else {
+        let Inherited { mut sockets, handoff } = inherit::take()?;
+        let Some(channel) = handoff.map(End::from) else {
+            sockets.iter_mut().for_each(|socket| socket.lent = true);
             return Ok(Startup {
                 invocation: Invocation::capture(None)?,
                 generation: 1,
                 started: SystemTime::now(),
-                listeners: Listeners::new(inherited.sockets, false),
+                listeners: Listeners::new(sockets),
                 parent: None,
             });
         };
@@ -95,6 +96,7 @@ impl Startup {
             let executable = PathBuf::from(&offer.executable);
             let invocation = Invocation::capture(Some(executable).filter(|path| path.is_absolute()))?;
             let generation = offer.generation;
+            sockets.iter_mut().for_each(|socket| socket.lent = offer.lent.contains(&socket.name));
             Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?))
         });
         match begun {
@@ -102,7 +104,7 @@ impl Startup {
                 invocation,
                 generation,
                 started: SystemTime::now(),
-                listeners: Listeners::new(inherited.sockets, true),
+                listeners: Listeners::new(sockets),
                 parent: Some(parent),
             }),
             Err(error) => {

@@ -169,7 +169,8 @@ pub enum Event {
     ToldToStop(Stop),
     /// The parent is dead.
     ParentGone,
-    /// Every connection has ended and every accept queue that had to be emptied is empty.
+    /// Every connection has ended and every accept queue that had to be emptied is empty; and if this is the
+    /// owner, no other generation is left.
     Drained,
 }
 
@@ -261,20 +262,26 @@ pub struct Rules {
     pub max_generations: usize,
 }
 
-/// The state of one process. The phase says it all but for one thing: a process that aborts a child
-/// remembers what to report when the child is dead.
+/// The state of one process. The phase says it all but for two things: a process that aborts a child
+/// remembers what to report when the child is dead, and whoever was asked to stop remembers that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     phase: Phase,
     /// Invariant: `Some` in [`Phase::Aborting`] and [`Phase::Reclaiming`], and nowhere else.
     verdict: Option<Verdict>,
+    /// Whether the next request to stop means at once: this process was asked before, or it drains and the
+    /// owner, whose stop is everyone's, is dead.
+    ///
+    /// A service manager that stops a service may send SIGTERM to every process of it. To one that drains
+    /// because another took over this is no news, and its requests must not be cut for it.
+    next_stop_cuts: bool,
     rules: Rules,
 }
 
 impl State {
     /// The state of a process that has just been started.
     pub fn new(rules: Rules) -> Self {
-        State { phase: Phase::Starting, verdict: None, rules }
+        State { phase: Phase::Starting, verdict: None, next_stop_cuts: false, rules }
     }
 
     /// What the process is doing.
@@ -284,6 +291,13 @@ impl State {
 
     /// What happens next. An event that means nothing in this state (it came late) changes nothing.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
+        let asked = matches!(event, Event::StopAsked(_));
+        let actions = self.react(event);
+        self.next_stop_cuts |= asked;
+        actions
+    }
+
+    fn react(&mut self, event: Event) -> Vec<Action> {
         use Action::*;
         match (self.phase, event) {
             // ── a process that begins ──
@@ -405,11 +419,16 @@ impl State {
             (Phase::Probation | Phase::Committing, Event::StopAsked(how)) => {
                 self.stop(how, vec![AdoptChild, Report(stopped_meanwhile()), Agree])
             }
-            // A second request means at once.
-            (Phase::Draining, Event::StopAsked(_)) => self.stop(Stop::Now, vec![Agree]),
+            (Phase::Draining, Event::StopAsked(how)) if how == Stop::Now || self.next_stop_cuts => {
+                self.stop(Stop::Now, vec![Agree])
+            }
+            (Phase::Draining, Event::ParentGone) => {
+                self.next_stop_cuts = true;
+                vec![]
+            }
             (Phase::Draining, Event::ToldToStop(Stop::Now)) => self.stop(Stop::Now, vec![]),
             (phase, Event::ToldToStop(how)) if phase.holds_listeners() => {
-                let mut actions = self.on(Event::StopAsked(how));
+                let mut actions = self.react(Event::StopAsked(how));
                 actions.retain(|action| *action != Agree);
                 actions
             }
@@ -421,7 +440,10 @@ impl State {
             (Phase::RolledBack, Event::TimedOut(Timer::Drain)) => {
                 self.go(Phase::Cut, vec![ForgetOthers, Arm(Timer::Cut)])
             }
-            (Phase::Draining, Event::TimedOut(Timer::Drain)) => self.go(Phase::Cut, vec![Arm(Timer::Cut)]),
+            // The time of a stop is everyone's; where another took over, there are no others.
+            (Phase::Draining, Event::TimedOut(Timer::Drain)) => {
+                self.go(Phase::Cut, vec![StopOthers(Stop::Now), Arm(Timer::Cut)])
+            }
             (Phase::Cut, Event::TimedOut(Timer::Cut)) => self.go(Phase::Gone, vec![]),
 
             // ── what cannot be done now, said so ──

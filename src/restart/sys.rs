@@ -27,20 +27,21 @@ pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Makes the kernel drop every SYN that arrives at a listening TCP socket, as if it were lost on the way;
-/// handshakes that have begun go on.
-pub(crate) fn drop_syn(socket: BorrowedFd<'_>) -> io::Result<()> {
-    const SYN: u32 = 0x02;
-    /// Where the flags stand in a TCP header (RFC 9293 §3.1); a filter on a TCP socket sees it from there.
-    const FLAGS: u32 = 13;
-    let op = |code: u32, jt, jf, k| socket2::SockFilter::new(code as u16, jt, jf, k);
-    let filter = [
-        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
-        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, SYN),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
-    socket2::SockRef::from(&socket).attach_filter(&filter)
+/// Makes the kernel drop every packet to a TCP socket whose time to live is below `least` (`IP_MINTTL`, ip(7);
+/// `IPV6_MINHOPCOUNT`). A listening socket demands it of a SYN, and hands the demand on to what it accepts
+/// later; the rest of a handshake that has begun passes. A packet filter would be more exact, but later kernels
+/// want CAP_NET_ADMIN for one (seen with 6.18).
+pub(crate) fn set_min_ttl(socket: BorrowedFd<'_>, is_ipv6: bool, least: u8) -> io::Result<()> {
+    let (level, option) = match is_ipv6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+        false => (libc::IPPROTO_IP, libc::IP_MINTTL),
+    };
+    let least = libc::c_int::from(least);
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the length of the borrow, and the value is an int that lives here.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const least).cast(), length) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 /// Takes the descriptors from 3 up into ownership, `count` of them, close-on-exec from now on.

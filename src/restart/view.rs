@@ -19,7 +19,7 @@ pub struct View {
     /// The clock of the drain; `Some` from the moment connections are asked to finish.
     pub drain: Option<Drain>,
     /// The names of the listeners that nobody will serve after this process: their accept queues are
-    /// emptied before they are closed, where every other is just closed, because another process holds it.
+    /// emptied before they are closed, where every other is just closed, because another generation holds it.
     pub leaving: Arc<Vec<String>>,
 }
 

@@ -40,8 +40,9 @@ impl Orders {
         }
     }
 
-    /// The first stop is the main process's to perform: what drains goes on draining. The second ends
-    /// every generation at once; to one that drains, the first SIGTERM says so.
+    /// The first stop is the main process's to perform: what drains goes on draining. The second is the
+    /// main process's to perform, too, and ends every generation at once; if it is dead, those that drain
+    /// have nobody else to wait for, and end at once by themselves.
     fn stop(&mut self, signal: Signal, has_main: bool) -> Option<Send> {
         self.stops = self.stops.saturating_add(1);
         match self.stops {

@@ -198,6 +198,13 @@ impl Driver {
                 drain_timeout_ms: millis(self.options.drain_timeout),
             },
             others,
+            lent: self
+                .listeners
+                .groups()
+                .iter()
+                .filter(|group| group.lent)
+                .map(|group| group.name.to_string())
+                .collect(),
         }));
         let child = spawn(
             &self.program,
