@@ -325,7 +325,7 @@ mod tests {
 
     fn open(name: &str, sockets: usize) -> Result<ListenAddr, Error> {
         let any = ListenAddr::Tcp(([127, 0, 0, 1], 0).into());
-        Listeners::new(Vec::new(), false).open(name, &any, &ListenOptions { sockets, ..Default::default() })
+        Listeners::new(Vec::new()).open(name, &any, &ListenOptions { sockets, ..Default::default() })
     }
 
     /// It served, and then each upgrade failed: the new process could not tell the names apart.

@@ -114,13 +114,13 @@ fn died(how: &str) -> String {
 
 #[test]
 fn never_becomes_ready() {
-    let settings = SETTINGS.replace("20s", "300ms");
+    let settings = SETTINGS.replace("20s", "3s");
     survives(&settings, script("exec sleep 600")).failed_with(&["ready", "ready_timeout", "killed"]);
 }
 
 #[test]
 fn ignores_everything_but_a_kill() {
-    let settings = SETTINGS.replace("20s", "300ms");
+    let settings = SETTINGS.replace("20s", "3s");
     survives(&settings, script("trap '' TERM INT HUP; while :; do sleep 1; done"))
         .failed_with(&["ready_timeout"]);
 }
@@ -150,7 +150,7 @@ fn says_what_is_not_for_it_to_say() {
 #[test]
 fn claims_to_be_the_owner_before_its_time() {
     // The claim is early, so it changes nothing; the time runs out.
-    let settings = SETTINGS.replace("20s", "300ms");
+    let settings = SETTINGS.replace("20s", "3s");
     survives(&settings, says(r#"{\"exuvia\":1,\"kind\":\"owner\"}"#)).failed_with(&["ready_timeout"]);
 }
 
