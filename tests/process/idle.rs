@@ -77,7 +77,7 @@ fn a_hundred_that_stay_silent_have_their_grace() {
     let connect = |n: usize| {
         let mut client = Client::connect(exuvia.address()).unwrap();
         // Every other one has never sent anything.
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             assert!(!client.get("/").unwrap().closes());
         }
         client
