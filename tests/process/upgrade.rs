@@ -108,10 +108,14 @@ fn a_rollback_ends_a_new_process_that_is_still_starting() {
 fn a_stop_in_probation_ends_both_and_fails_no_request() {
     let exuvia = Exuvia::start("[restart]\nprobation = \"60s\"\n");
     let mut client = Client::connect(exuvia.address()).unwrap();
-    client.ask("/slow?ms=300").unwrap();
+    client.ask("/slow?ms=2000").unwrap();
     let upgrade = exuvia.begin(&["upgrade"]);
     exuvia.wait_phase("probation");
-    let mut other = Client::connect(exuvia.address()).unwrap();
+    // Each worker of the old process pauses when it hears of it, which may be a moment later.
+    let mut other = eventually("the new process accepts", || {
+        let mut other = Client::connect(exuvia.address()).unwrap();
+        (other.get("/").unwrap().generation() == 2).then_some(other)
+    });
     other.ask("/slow?ms=300").unwrap();
     assert_eq!(exuvia.stop(), 0);
     assert_eq!(client.response().unwrap().generation(), 1);
