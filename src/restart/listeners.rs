@@ -120,7 +120,7 @@ impl Listeners {
         let Some(group) = self.groups.iter().find(|group| &*group.name == name) else {
             return Ok(Vec::new());
         };
-        let sockets = group.sockets.len();
+        let (sockets, workers) = (group.sockets.len(), workers.max(1));
         let mine = (0..sockets.max(workers)).filter(|i| i % workers == worker).map(|i| i % sockets);
         let mine: BTreeSet<usize> = mine.collect();
         mine.into_iter().map(|i| group.listener(i)).collect()
@@ -227,14 +227,20 @@ impl Listeners {
         let is_same_port =
             |address: &ListenAddr| matches!(address, ListenAddr::Tcp(have) if have.port() == wanted.port());
         if wanted.port() != 0 && !ours.into_iter().any(is_same_port) {
-            tcp_socket(wanted, false, options)?;
+            // It does not listen: a client would be accepted, and reset in a moment.
+            bound_socket(wanted, false)?;
         }
 
-        let first = tcp_socket(wanted, true, options)?;
+        let listen = |address| -> io::Result<Socket> {
+            let socket = bound_socket(address, true)?;
+            socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
+            Ok(socket)
+        };
+        let first = listen(wanted)?;
         let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         let mut sockets = vec![first.into()];
         while sockets.len() < options.sockets {
-            sockets.push(tcp_socket(address, true, options)?.into());
+            sockets.push(listen(address)?.into());
         }
         Ok((ListenAddr::Tcp(address), sockets))
     }
@@ -253,7 +259,7 @@ impl Group {
     }
 }
 
-fn tcp_socket(address: SocketAddr, reuse_port: bool, options: &ListenOptions) -> io::Result<Socket> {
+fn bound_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
@@ -262,7 +268,6 @@ fn tcp_socket(address: SocketAddr, reuse_port: bool, options: &ListenOptions) ->
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(options.backlog.try_into().unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 

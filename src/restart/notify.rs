@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+/// How long a word waits for room in the service manager's queue.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
@@ -24,7 +27,9 @@ impl Notifier {
         // has not heard of the new process ends it with the old one.
         let connected = parse(&socket).and_then(|address| {
             let socket = UnixDatagram::unbound()?;
-            socket.set_nonblocking(true)?;
+            // A manager whose queue is full for a moment is waited for: without `MAINPID=` it would end the
+            // new process with the old one. One that does not read at all holds nothing up for long.
+            socket.set_write_timeout(Some(PATIENCE))?;
             Ok((socket, address))
         });
         if let Err(error) = &connected {

@@ -16,6 +16,9 @@ use super::view::later;
 /// one that does not is stuck.
 const OVERDUE: Duration = Duration::from_secs(5);
 
+/// What a generation says of its own deadline is believed so far: no setting allows more.
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The links to the generations that drain.
 #[derive(Debug, Default)]
 pub(crate) struct Peers(Vec<Peer>);
@@ -35,7 +38,8 @@ struct Peer {
 impl Peers {
     /// Looks after a generation that drains from now on.
     pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: OwnedFd) {
-        let deadline = later(Instant::now(), Duration::from_millis(introduction.drain_timeout_ms));
+        let timeout = Duration::from_millis(introduction.drain_timeout_ms).min(LONGEST_DRAIN);
+        let deadline = later(Instant::now(), timeout);
         self.0.push(Peer {
             introduction,
             channel,
@@ -93,7 +97,8 @@ impl Peers {
         for peer in self.0.iter_mut().filter(|peer| peer.introduction.generation == generation) {
             peer.asked = false;
             if let Some(left) = status.left_ms {
-                peer.deadline = later(Instant::now(), Duration::from_millis(left));
+                let left = Duration::from_millis(left).min(LONGEST_DRAIN);
+                peer.deadline = later(Instant::now(), left);
             }
             peer.status = Some(status.clone());
         }

@@ -1,6 +1,6 @@
 //! The file that tells other programs the owner's pid.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::error::Error;
 pub(crate) fn write(path: &Path) -> Result<(), Error> {
     let temporary = temporary(path);
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+        let mut file = create(&temporary)?;
         writeln!(file, "{}", std::process::id())?;
         drop(file);
         fs::rename(&temporary, path)
@@ -24,7 +24,7 @@ pub(crate) fn write(path: &Path) -> Result<(), Error> {
 /// Whether [`write()`] would succeed, found out without touching the file itself.
 pub(crate) fn check(path: &Path) -> Result<(), Error> {
     let temporary = temporary(path);
-    let tried = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary).map(drop);
+    let tried = create(&temporary).map(drop);
     remove_silently(&temporary);
     tried.map_err(|cause| Error::File { what: "write the PID file", path: path.to_owned(), cause })
 }
@@ -38,6 +38,13 @@ pub(crate) fn remove(path: &Path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read the PID file"),
     }
+}
+
+/// A new file: where others may write to the folder, its name could be a link that they have put there.
+fn create(temporary: &Path) -> io::Result<File> {
+    // What a process with the same pid has left behind.
+    remove_silently(temporary);
+    OpenOptions::new().write(true).create_new(true).open(temporary)
 }
 
 fn temporary(path: &Path) -> PathBuf {

@@ -200,6 +200,7 @@ impl Tracker {
 
     /// Begins a connection of `kind`, at rest.
     pub fn begin(&self, kind: Kind) -> Guard {
+        debug_assert!(kind.0 < self.0.counts.per_kind.len(), "{kind:?} is none of the kinds in the options");
         if let Some(counts) = self.0.counts.per_kind.get(kind.0) {
             counts.began.fetch_add(1, Relaxed);
             counts.open.fetch_add(1, Relaxed);
