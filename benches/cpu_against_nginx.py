@@ -3,7 +3,7 @@
 
     cargo build --release && python3 benches/cpu_against_nginx.py
 
-Needs nginx and wrk (from the system's packages). Each proxy has one worker, pinned to CPU 0; wrk and the upstream
+EXUVIA=PATH measures another build. Needs nginx and wrk (from the system's packages). Each proxy has one worker, pinned to CPU 0; wrk and the upstream
 (an nginx that answers 200 with a few bytes) are on the last CPU. What counts is the CPU time of the proxy alone, from
 /proc/PID/stat, divided by the requests that wrk counted. One round is exuvia, nginx, and again: only the ratio within
 a round means anything on a machine that others use too.
@@ -109,7 +109,7 @@ socket = "{folder}/control.sock"
 level = "warn"
 """
     )
-    program = ROOT / "target/release/exuvia"
+    program = Path(os.environ.get("EXUVIA", ROOT / "target/release/exuvia"))
     return pinned([str(program), "run", "--supervise=never", "--config", str(conf)], FIRST, stdout=subprocess.DEVNULL)
 
 

@@ -78,7 +78,9 @@ impl Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        for pid in &self.generations {
+        // One that has been waited for is no child any more, and its number may be another's.
+        let alive = |pid: &&Pid| waitpid(**pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);
+        for pid in self.generations.iter().filter(alive) {
             kill(*pid, Signal::SIGKILL).ok();
             waitpid(*pid, None).ok();
         }

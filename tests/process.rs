@@ -39,6 +39,8 @@ mod idle;
 mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
+#[path = "process/notify.rs"]
+mod notify;
 #[path = "process/residue.rs"]
 mod residue;
 #[path = "process/servers.rs"]
