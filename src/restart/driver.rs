@@ -25,7 +25,7 @@ use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
 use super::spawn::{Child, ChildEvent};
-use super::startup::{Options, Predecessor, Startup, tell};
+use super::startup::{Options, Predecessor, Startup, give_up};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
 use super::status::{Progress, Status};
 use super::tracker::{Counts, KindStatus};
@@ -206,10 +206,7 @@ impl Driver {
 
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.
     pub fn fail(self, failure: Failure) {
-        self.listeners.remove_files(|group| group.adopted_as.is_none());
-        if let Some(parent) = &self.predecessor {
-            tell(&parent.channel, failure);
-        }
+        give_up(&self.listeners, self.predecessor.as_ref(), failure);
     }
 
     /// Begins to accept and runs until the process has nothing left to do.
@@ -265,41 +262,33 @@ impl Driver {
     fn handle(&mut self, happening: Happening) {
         let (event, asker) = match happening {
             Happening::Command(Command::Upgrade(progress)) => {
-                (self.upgrade_asked(), Asker::Upgrade(progress))
+                (Some(self.upgrade_asked()), Asker::Upgrade(progress))
             }
-            Happening::Command(Command::Rollback(reply)) => (Event::RollbackAsked, Asker::Reply(reply)),
-            Happening::Command(Command::Stop(how, reply)) => (Event::StopAsked(how), Asker::Reply(reply)),
+            Happening::Command(Command::Rollback(reply)) => (Some(Event::RollbackAsked), Asker::Reply(reply)),
+            Happening::Command(Command::Stop(how, reply)) => {
+                (Some(Event::StopAsked(how)), Asker::Reply(reply))
+            }
             Happening::Command(Command::Status(reply)) => return self.status_asked(reply),
-            Happening::Upgrade => (self.upgrade_asked(), Asker::Nobody),
-            Happening::Stop(how) => (Event::StopAsked(how), Asker::Nobody),
+            Happening::Upgrade => (Some(self.upgrade_asked()), Asker::Nobody),
+            Happening::Stop(how) => (Some(Event::StopAsked(how)), Asker::Nobody),
             Happening::TimedOut(timer) => {
                 // What the child said in time counts first; a timer that still stands then runs out again.
                 if let Some(word) = self.child.as_ref().and_then(|child| child.channel.unread()) {
                     return self.handle(Happening::Child(ChildEvent::Said(word)));
                 }
                 self.timer = None;
-                (Event::TimedOut(timer), Asker::Nobody)
+                (Some(Event::TimedOut(timer)), Asker::Nobody)
             }
             Happening::StatusDue => return self.answer_status(),
             Happening::Overdue => return self.others.kill_overdue(),
-            Happening::Child(event) => match self.child_event(event) {
-                Some(event) => (event, Asker::Nobody),
-                None => return,
-            },
-            Happening::Superior(message) => match self.superior_event(message) {
-                Some(event) => (event, Asker::Nobody),
-                None => return,
-            },
-            Happening::Other { generation, message } => match self.other_said(generation, message) {
-                Some(event) => (event, Asker::Nobody),
-                None => return,
-            },
-            Happening::Member(report) => match self.member_event(&report) {
-                Some(event) => (event, Asker::Nobody),
-                None => return,
-            },
+            Happening::Child(event) => (self.child_event(event), Asker::Nobody),
+            Happening::Superior(message) => (self.superior_event(message), Asker::Nobody),
+            Happening::Other { generation, message } => (self.other_said(generation, message), Asker::Nobody),
+            Happening::Member(report) => (self.member_event(&report), Asker::Nobody),
         };
-        self.on(event, asker);
+        if let Some(event) = event {
+            self.on(event, asker);
+        }
     }
 
     fn upgrade_asked(&self) -> Event {
@@ -346,12 +335,7 @@ impl Driver {
             Some(Ok(Message::Rollback)) => Some(Event::ParentRollsBack),
             Some(Ok(Message::Stop { how })) => Some(Event::ToldToStop(how)),
             Some(Ok(Message::StatusRequest)) => {
-                let status = Message::Status(self.peer_status());
-                if let Some(channel) = &self.superior
-                    && let Err(error) = channel.end().send(&status, &[])
-                {
-                    tracing::debug!(%error, "cannot answer the owner");
-                }
+                self.tell_superior(&Message::Status(self.peer_status()));
                 None
             }
             // From a later version.

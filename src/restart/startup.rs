@@ -141,10 +141,7 @@ impl Startup {
 
     /// Ends the attempt: the one who asked for the upgrade is told the step and the cause.
     pub fn fail(self, failure: Failure) {
-        self.listeners.remove_files(|group| group.adopted_as.is_none());
-        if let Some(parent) = &self.parent {
-            tell(&parent.channel, failure);
-        }
+        give_up(&self.listeners, self.parent.as_ref(), failure);
     }
 
     /// Makes the driver, the handle to it, and a [`Member`] for each of `threads` threads that serve
@@ -154,7 +151,15 @@ impl Startup {
     }
 }
 
-pub(crate) fn tell(channel: &End, failure: Failure) {
+/// Ends an attempt to start: leaves no file behind and tells the parent.
+pub(crate) fn give_up(listeners: &Listeners, parent: Option<&Predecessor>, failure: Failure) {
+    listeners.remove_files(|group| group.adopted_as.is_none());
+    if let Some(parent) = parent {
+        tell(&parent.channel, failure);
+    }
+}
+
+fn tell(channel: &End, failure: Failure) {
     // A parent that is dead needs no telling.
     if let Err(error) = channel.send(&Message::Failed(failure), &[]) {
         tracing::debug!(%error, "cannot tell the parent what failed");

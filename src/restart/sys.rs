@@ -80,7 +80,7 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
 }
 
 /// The number of threads of this process.
-pub(crate) fn threads() -> io::Result<usize> {
+fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 

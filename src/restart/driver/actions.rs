@@ -265,12 +265,12 @@ impl Driver {
         }
     }
 
-    fn tell_superior(&self, message: &Message) {
+    pub(super) fn tell_superior(&self, message: &Message) {
         if let Some(channel) = &self.superior
             && let Err(error) = channel.end().send(message, &[])
         {
             // Its death is an event of its own.
-            tracing::debug!(%error, "the parent cannot be told");
+            tracing::debug!(%error, "the other generation cannot be told");
         }
     }
 
