@@ -217,7 +217,7 @@ impl Parts {
             drain_timeout: drain.timeout,
             idle_grace: drain.idle_grace,
             version: VERSION.to_owned(),
-            kinds: worker::KINDS,
+            kinds: server::KINDS,
         }
     }
 

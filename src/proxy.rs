@@ -6,7 +6,8 @@
 //!                └──────────────────────────────┴────────── error ──────────┴──────────────────► response
 //! ```
 //!
-//! A [`Proxy`] belongs to one worker, and a [`Client`] to one connection of it. Nothing here is `Send`.
+//! A [`Proxy`] belongs to one worker, a [`Client`] to one connection of it, and an [`Exchange`] to one request at a
+//! time. Nothing here is `Send`.
 
 mod body;
 mod error;
@@ -20,9 +21,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 
-pub use body::Body;
+pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, ServerAddr};
@@ -82,12 +82,7 @@ impl Proxy {
 
     /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
     pub fn client(self: &Rc<Self>, ip: Option<IpAddr>, scheme: &'static str) -> Client {
-        Client {
-            proxy: self.clone(),
-            forwarded: Forwarded::new(ip, scheme),
-            upload: Rc::new(Upload::new()),
-            timer: Rc::default(),
-        }
+        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme)) }
     }
 
     /// The servers in the order in which this request tries them.
@@ -100,24 +95,45 @@ impl Proxy {
     }
 }
 
-/// One client's connection, as the proxy sees it.
-#[derive(Debug)]
+/// One client's connection, as the proxy sees it. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Client {
     proxy: Rc<Proxy>,
-    forwarded: Forwarded,
+    forwarded: Rc<Forwarded>,
+}
+
+impl Client {
+    /// Makes room for one request at a time. HTTP/1 has one for the whole connection, HTTP/2 one for each stream.
+    pub fn exchange(&self) -> Exchange {
+        Exchange { client: self.clone(), upload: Rc::new(Upload::new()), timer: Rc::default() }
+    }
+}
+
+/// One request at a time, and its clocks.
+#[derive(Debug)]
+pub struct Exchange {
+    client: Client,
     upload: Rc<Upload>,
     timer: Rc<RefCell<Timer>>,
 }
 
-impl Client {
-    /// Answers one request: with what an upstream says, or with the error that kept it from that. The client
-    /// must not send another before this answer has been read or dropped.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.forward(request).await {
-            Ok(response) => response,
+/// What a client gets for its request.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response, be it from an upstream or of our own.
+    Response(Response<Body>),
+}
+
+impl Exchange {
+    /// Answers one request: with what an upstream says, or with the error that kept it from that. `interim` is
+    /// given what the upstream says before that (RFC 9110, section 15.2), in order. The next request must not
+    /// come before this answer has been read or dropped.
+    pub async fn answer(&self, request: Request<ClientBody>, interim: &dyn Interim) -> Answer {
+        match self.forward(request, interim).await {
+            Ok(answer) => answer,
             Err(error) => {
                 error.log();
-                error.response()
+                Answer::Response(error.response())
             }
         }
     }
@@ -131,4 +147,10 @@ impl Client {
     pub fn is_awaited(&self) -> bool {
         self.upload.awaits_client()
     }
+}
+
+/// Where interim answers go (RFC 9110, section 15.2).
+pub trait Interim {
+    /// Passes on one whose status is 1xx, and neither 100 nor 101.
+    fn send(&self, response: Response<()>);
 }

@@ -10,25 +10,54 @@
 //! A client that ends its side while it waits for an answer has gone away: its request to the upstream is
 //! dropped with it. One that only says that it has no more to send looks the same; nginx holds it so too.
 
+//!
+//! ```text
+//! accepted ──► greeting ──► handshake ──► http1 ◄──────► closed, at rest, cut …
+//!              (PROXY)       (TLS)    └─► http2
+//! ```
+
 mod answer;
 mod close;
 mod connection;
+mod greeting;
+mod handshake;
+mod http2;
 mod stream;
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
 
-use crate::proxy::{MIN_BUFFER_BYTES, Proxy};
-use crate::restart::{Accepted, End, Guard};
+use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
+use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
+use handshake::{Protocol, Shaken};
 pub use stream::Downstream;
+
+/// The kinds of connections.
+pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(0);
+
+/// Connections that speak HTTP/1.
+pub const HTTP1: Kind = Kind(1);
+
+/// Connections that speak HTTP/2.
+pub const HTTP2: Kind = Kind(2);
+
+/// Connections that were HTTP and carry something else now.
+pub const TUNNEL: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What clients meet on each listener, by its name; on one that is not here, the default.
+    pub listeners: HashMap<String, ListenerConfig>,
     /// From the first byte of a request to the end of its head: 408.
     pub header_timeout: Duration,
     /// How long a connection may rest between requests.
@@ -45,9 +74,25 @@ pub struct Config {
     pub buffer_bytes: usize,
 }
 
+/// What a client meets on one listener.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Whether clients may speak HTTP/1.
+    pub http1: bool,
+    /// Whether clients may speak HTTP/2; without TLS by prior knowledge (RFC 9113, section 3.3).
+    pub http2: bool,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        ListenerConfig { http1: true, http2: true }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
+            listeners: HashMap::new(),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
@@ -66,6 +111,7 @@ const HYPER_MAX_HEADERS: usize = 100;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    default_listener: ListenerConfig,
     builder: Builder,
     proxy: Rc<Proxy>,
 }
@@ -82,39 +128,77 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, builder, proxy }
+        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
     }
 
-    /// Serves a connection to its end, and enters that in the books.
+    /// The kind as which a connection of this listener begins.
+    pub fn first_kind(&self, listener: &str) -> Kind {
+        let ListenerConfig { http1, .. } = self.listener(listener);
+        // Without anything before it, the first byte is of a request.
+        if *http1 { HTTP1 } else { HANDSHAKE }
+    }
+
+    /// Serves a connection to its end, and enters that in the books. `guard` is of [`Server::first_kind`].
     pub async fn serve(&self, accepted: Accepted, guard: Guard) {
-        let client = self.proxy.client(accepted.peer.map(|peer| peer.ip()), "http");
+        let end = self.serve_to_end(accepted, &guard).await.unwrap_or_else(|end| end);
+        guard.end(end);
+    }
+
+    /// An error is an end, too: one before any protocol was spoken.
+    async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
+        let Accepted { listener, stream, peer } = accepted;
+        let listener = self.listener(&listener);
+        let (stream, peer) = self.greet(Downstream::plain(stream), peer, listener, guard).await?;
+        let Shaken { stream, protocol, scheme } = self.shake(stream, listener, guard).await?;
+        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme);
+        Ok(match protocol {
+            Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
+            Protocol::Http2 => self.serve_http2(stream, &client, guard).await,
+        })
+    }
+
+    async fn serve_http1(
+        &self,
+        mut stream: Downstream,
+        listener: &ListenerConfig,
+        client: &proxy::Client,
+        guard: &Guard,
+    ) -> End {
+        guard.switch(HTTP1);
         let mut timer = Timer::default();
-        let mut stream = Downstream::plain(accepted.stream);
-        let end = loop {
-            match drive(&self.config, &self.builder, stream, &client, &guard, &mut timer).await {
+        let exchange = client.exchange();
+        loop {
+            match drive(&self.config, &self.builder, stream, &exchange, guard, &mut timer).await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
-                    break end;
+                    return end;
                 }
-                Outcome::Closed { stream, end } => break self.close(stream, end).await,
+                Outcome::Closed { stream, end } => return self.close(stream, end).await,
                 // The next request, or its beginning, came as we were about to close.
                 Outcome::AtRest { stream: at_rest } if at_rest.has_unread().unwrap_or(false) => {
                     stream = at_rest;
                     if stream.readable().await.is_err() {
-                        break End::PeerAborted;
+                        return End::PeerAborted;
                     }
                 }
-                Outcome::AtRest { stream } => break self.close(stream, End::Closed).await,
+                Outcome::AtRest { stream } => return self.close(stream, End::Closed).await,
+                Outcome::Http2 { stream } if listener.http2 => {
+                    return self.serve_http2(stream, client, guard).await;
+                }
+                Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
                 Outcome::TooSlow { stream } => {
-                    break self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
+                    return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }
                 Outcome::Cut { stream, end, reset: true } => {
                     stream.reset_on_close(true);
-                    break end;
+                    return end;
                 }
-                Outcome::Cut { stream, end, reset: false } => break self.close(stream, end).await,
+                Outcome::Cut { stream, end, reset: false } => return self.close(stream, end).await,
             }
-        };
-        guard.end(end);
+        }
+    }
+
+    fn listener(&self, name: &str) -> &ListenerConfig {
+        self.config.listeners.get(name).unwrap_or(&self.default_listener)
     }
 }
 

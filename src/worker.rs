@@ -9,17 +9,8 @@ use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::proxy::{self, Proxy};
-use crate::restart::{Accepted, Kind, Kinds, Listener, Member};
+use crate::restart::{Accepted, Listener, Member};
 use crate::server::{self, Server};
-
-/// The kinds of connections that a worker has.
-pub const KINDS: Kinds = &["http1", "tunnel"];
-
-/// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(0);
-
-/// Connections that were HTTP/1 and carry something else now.
-pub const TUNNEL: Kind = Kind(1);
 
 /// What a worker does.
 #[derive(Clone, Debug)]
@@ -55,7 +46,8 @@ impl Worker {
             let begin = {
                 let tracker = tracker.clone();
                 move |accepted: Accepted| {
-                    let (server, guard) = (server.clone(), tracker.begin(HTTP1));
+                    let guard = tracker.begin(server.first_kind(&accepted.listener));
+                    let server = server.clone();
                     spawn_local(async move { server.serve(accepted, guard).await });
                 }
             };
@@ -112,7 +104,7 @@ mod tests {
         };
         let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
         let (reports, mut reported) = mpsc::unbounded_channel();
-        let counts = Counts::new(KINDS);
+        let counts = Counts::new(server::KINDS);
         let worker = Worker {
             config: Config {
                 server: server::Config::default(),
@@ -145,7 +137,7 @@ mod tests {
         view.send_modify(|view| view.phase = Phase::Cut);
         thread.join().unwrap();
         assert!(std::iter::from_fn(|| reported.blocking_recv()).count() > 0);
-        let status = Counts::sum(&[counts]).swap_remove(HTTP1.0);
+        let status = Counts::sum(&[counts]).swap_remove(server::HTTP1.0);
         assert_eq!((status.began, status.open, status.active), (2, 0, 0));
         assert_eq!(status.ends, [(End::DroppedInFlight, 1), (End::DroppedIdle, 1)]);
     }

@@ -12,7 +12,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::error::BodyError;
+use super::error::{BodyError, Cause};
 use super::headers;
 use super::upstream::Lease;
 use crate::timer::Timer;
@@ -156,15 +156,55 @@ impl Upload {
     }
 }
 
+/// What a client sends with its request.
+#[derive(Debug)]
+pub struct ClientBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http1(Incoming),
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(incoming: Incoming) -> Self {
+        ClientBody(Source::Http1(incoming))
+    }
+}
+
+impl http_body::Body for ClientBody {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        match &mut self.get_mut().0 {
+            Source::Http1(incoming) => {
+                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Cause::from)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Http1(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Http1(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
 /// What the upstream gets.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    incoming: Incoming,
+    incoming: ClientBody,
     upload: Rc<Upload>,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, upload: Rc<Upload>) -> Self {
+    pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
         RequestBody { incoming, upload }
     }
@@ -172,12 +212,9 @@ impl RequestBody {
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cause;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let this = self.get_mut();
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut frame

@@ -13,14 +13,18 @@ use tokio::time::Instant;
 use super::body::{Body, RequestBody, Silence};
 use super::error::Error;
 use super::upstream::{Lease, Server, ServerAddr};
-use super::{Client, headers};
+use super::{Answer, ClientBody, Exchange, Interim, headers};
 
-impl Client {
-    pub(super) async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
-        headers::prepare_request(&mut request, &self.forwarded)?;
+impl Exchange {
+    pub(super) async fn forward(
+        &self,
+        mut request: Request<ClientBody>,
+        interim: &dyn Interim,
+    ) -> Result<Answer, Error> {
+        headers::prepare_request(&mut request, &self.client.forwarded)?;
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
 
-        let (mut response, lease) = self.exchange(request).await?;
+        let (mut response, lease) = self.send_somewhere(request, interim).await?;
         let server = lease.server();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::Malformed(server.clone(), "it switched protocols without being asked".into()));
@@ -28,20 +32,21 @@ impl Client {
         if let Err(cause) = headers::prepare_response(&mut response) {
             return Err(Error::Malformed(server.clone(), cause.into()));
         }
-        Ok(response.map(|incoming| {
-            let limit = self.proxy.stall_timeout;
+        Ok(Answer::Response(response.map(|incoming| {
+            let limit = self.client.proxy.stall_timeout;
             Body::upstream(incoming, lease, Silence { timer: self.timer.clone(), limit, since: None })
-        }))
+        })))
     }
 
     /// Sends the request to the first server that can be reached. It is sent again only if nothing of it has
     /// left this process: an idle connection may turn out to be dead.
-    async fn exchange(
+    async fn send_somewhere(
         &self,
         mut request: Request<RequestBody>,
+        _interim: &dyn Interim,
     ) -> Result<(Response<Incoming>, Lease), Error> {
         let mut last = Error::NoServer;
-        for server in self.proxy.servers() {
+        for server in self.client.proxy.servers() {
             while let Some(lease) = server.idle() {
                 match self.send(lease, request).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
@@ -86,7 +91,7 @@ impl Client {
     /// `None` when the server has said nothing for too long after it took the last of the request. While it
     /// waits for the client it is not silent; that clock is kept by the server side.
     async fn within_response_timeout<T>(&self, sending: impl Future<Output = T>) -> Option<T> {
-        let limit = self.proxy.response_timeout;
+        let limit = self.client.proxy.response_timeout;
         let mut sending = pin!(sending);
         poll_fn(|cx| {
             if let Poll::Ready(result) = sending.as_mut().poll(cx) {

@@ -52,11 +52,13 @@ pub enum End {
     DroppedIdle,
     /// Its task ended without a word: a defect of ours.
     Lost,
+    /// It goes on as another kind, in whose books it begins; see [`Guard::switch`].
+    Switched,
 }
 
 impl End {
     /// Every end, in the order of their counters.
-    pub const ALL: [End; 10] = [
+    pub const ALL: [End; 11] = [
         End::ClosedByPeer,
         End::Closed,
         End::PeerAborted,
@@ -67,6 +69,7 @@ impl End {
         End::DroppedInFlight,
         End::DroppedIdle,
         End::Lost,
+        End::Switched,
     ];
 
     /// The word for it in logs and in the status.
@@ -82,6 +85,7 @@ impl End {
             End::DroppedInFlight => "dropped_in_flight",
             End::DroppedIdle => "dropped_idle",
             End::Lost => "lost",
+            End::Switched => "switched",
         }
     }
 }
@@ -297,6 +301,29 @@ impl Guard {
     /// Whether something is in flight.
     pub fn is_active(&self) -> bool {
         self.tracker.entries.borrow().get(self.key).is_some_and(|entry| entry.active)
+    }
+
+    /// The connection goes on as another kind: it ends in the books of the one as [`End::Switched`] and begins
+    /// in those of the other.
+    pub fn switch(&self, kind: Kind) {
+        let mut entries = self.tracker.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(self.key) else { return };
+        let active = i64::from(entry.active);
+        let before = std::mem::replace(&mut entry.kind, kind);
+        if before == kind {
+            return;
+        }
+        debug_assert!(kind.0 < self.tracker.counts.per_kind.len(), "{kind:?} is none of the kinds");
+        if let Some(counts) = self.tracker.counts.per_kind.get(before.0) {
+            counts.open.fetch_sub(1, Relaxed);
+            counts.active.fetch_sub(active, Relaxed);
+            counts.ends[End::Switched as usize].fetch_add(1, Relaxed);
+        }
+        if let Some(counts) = self.tracker.counts.per_kind.get(kind.0) {
+            counts.began.fetch_add(1, Relaxed);
+            counts.open.fetch_add(1, Relaxed);
+            counts.active.fetch_add(active, Relaxed);
+        }
     }
 
     /// Ends the connection in the books.

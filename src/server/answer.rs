@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::stream::Notes;
-use crate::proxy::{self, BodyError};
+use crate::proxy::{self, BodyError, ClientBody, Exchange, Interim};
 use crate::restart::Guard;
 
 /// Answers one request of a connection.
@@ -21,7 +21,7 @@ use crate::restart::Guard;
 /// hyper does not tell whether a connection is at rest: here requests are counted in, and the body of the
 /// answer counts them out, wherever it is dropped.
 pub(super) fn answer<'c>(
-    client: &'c proxy::Client,
+    exchange: &'c Exchange,
     guard: &'c Guard,
     notes: &Rc<Notes>,
     request: Request<Incoming>,
@@ -29,13 +29,21 @@ pub(super) fn answer<'c>(
     let flight = Flight::begin(notes.clone());
     let version = request.version();
     async move {
-        let mut response = client.answer(request).await;
+        let proxy::Answer::Response(mut response) =
+            exchange.answer(request.map(ClientBody::from), &NoInterim).await;
         // As late as can be: hyper writes the head next.
         let closing = guard.drain().is_some();
         announce(&mut response, version, closing, &flight.0);
         flight.0.answer_begun.set(true);
         Ok(response.map(|body| Answer { body, _flight: flight }))
     }
+}
+
+/// Interim answers are dropped, as a proxy may (RFC 9110, section 15.2).
+struct NoInterim;
+
+impl Interim for NoInterim {
+    fn send(&self, _: Response<()>) {}
 }
 
 /// Says `Connection: close` where the connection ends with this answer.

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::Config;
 use super::answer::{Answer, answer};
 use super::stream::{Downstream, Noted, Notes};
-use crate::proxy;
+use crate::proxy::Exchange;
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -37,12 +37,17 @@ pub(super) enum Outcome {
     Closed { stream: Downstream, end: End },
     /// Between two requests, at our wish. The stream can be served again, by whoever it is given to.
     AtRest { stream: Downstream },
+    /// The client speaks HTTP/2, by prior knowledge (RFC 9113, section 3.3).
+    Http2 { stream: Downstream },
     /// The client was too slow, and has not been told anything yet.
     TooSlow { stream: Downstream },
     /// An answer was broken off. If only the end of the connection tells where it ends, or the client does
     /// not read, that takes a reset.
     Cut { stream: Downstream, end: End, reset: bool },
 }
+
+/// What hyper recognises HTTP/2 by: the beginning of the preface (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +68,15 @@ pub(super) async fn drive(
     config: &Config,
     builder: &Builder,
     stream: Downstream,
-    client: &proxy::Client,
+    exchange: &Exchange,
     guard: &Guard,
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
     let io = TokioIo::new(Noted { stream, notes: notes.clone() });
-    let service = service_fn(|request| answer(client, guard, &notes, request));
+    let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
-    let mut watch = Watch::new(config, client, guard, &notes);
+    let mut watch = Watch::new(config, exchange, guard, &notes);
     let ended = poll_fn(|cx| watch.poll(&mut connection, timer, cx)).await;
 
     // What follows is only the close, however long the client takes to do its part.
@@ -95,7 +100,7 @@ enum Ended {
 
 struct Watch<'c> {
     config: &'c Config,
-    client: &'c proxy::Client,
+    exchange: &'c Exchange,
     guard: &'c Guard,
     notes: &'c Notes,
     waits: Waits,
@@ -106,10 +111,10 @@ struct Watch<'c> {
 }
 
 impl<'c> Watch<'c> {
-    fn new(config: &'c Config, client: &'c proxy::Client, guard: &'c Guard, notes: &'c Notes) -> Self {
+    fn new(config: &'c Config, exchange: &'c Exchange, guard: &'c Guard, notes: &'c Notes) -> Self {
         let (waits, since) = (Waits::Rest, Instant::now());
         let active = guard.is_active();
-        Watch { config, client, guard, notes, waits, since, parting: false, active }
+        Watch { config, exchange, guard, notes, waits, since, parting: false, active }
     }
 
     fn poll<S>(
@@ -163,7 +168,7 @@ impl<'c> Watch<'c> {
     /// Notes what the connection waits for, and since when.
     fn look(&mut self) {
         let notes = self.notes;
-        let uploading = self.client.is_uploading();
+        let uploading = self.exchange.is_uploading();
         if uploading {
             // What was read last is of a body.
             notes.head_begun.set(false);
@@ -173,7 +178,7 @@ impl<'c> Watch<'c> {
             self.active = active;
             self.guard.set_active(active);
         }
-        let waits = if notes.write_blocked.get() || active && self.client.is_awaited() {
+        let waits = if notes.write_blocked.get() || active && self.exchange.is_awaited() {
             Waits::Client(notes.moves.get())
         } else if active {
             Waits::Upstream
@@ -221,6 +226,9 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
+            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
+                Outcome::Http2 { stream }
+            }
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }

@@ -41,6 +41,11 @@ impl Downstream {
         };
     }
 
+    /// Whether what was put back begins with `prefix`.
+    pub(super) fn begins_with(&self, prefix: &[u8]) -> bool {
+        self.unread.starts_with(prefix)
+    }
+
     /// Drops empty lines before a request, which mean nothing (RFC 9112, section 2.2).
     pub(super) fn skip_empty_lines(&mut self) {
         let empty = self.unread.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();

@@ -18,12 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{Config, Server};
+use super::{Config, HTTP1, KINDS, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Kinds, Phase, Stream, Tracker, View};
-
-const KINDS: Kinds = &["http1"];
-const HTTP1: Kind = Kind(0);
+use crate::restart::{Accepted, Counts, Drain, End, KindStatus, Phase, Stream, Tracker, View};
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
