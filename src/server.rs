@@ -22,6 +22,7 @@ mod connection;
 mod greeting;
 mod handshake;
 mod http2;
+mod rest;
 mod stream;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
 use handshake::{Protocol, Shaken};
+use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
@@ -167,20 +169,19 @@ impl Server {
         guard.switch(HTTP1);
         let mut timer = Timer::default();
         let exchange = client.exchange();
+        let mut rest = Rest::new();
         loop {
-            match drive(&self.config, &self.builder, stream, &exchange, guard, &mut timer).await {
+            match rest.wait(&stream, &self.config, guard, &mut timer).await {
+                Roused::Readable => {}
+                Roused::Over => return self.close(stream, End::Closed).await,
+                Roused::Lost => return End::PeerAborted,
+            }
+            match drive(&self.config, &self.builder, stream, rest, &exchange, guard, &mut timer).await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
                 Outcome::Closed { stream, end } => return self.close(stream, end).await,
-                // The next request, or its beginning, came as we were about to close.
-                Outcome::AtRest { stream: at_rest } if at_rest.has_unread().unwrap_or(false) => {
-                    stream = at_rest;
-                    if stream.readable().await.is_err() {
-                        return End::PeerAborted;
-                    }
-                }
-                Outcome::AtRest { stream } => return self.close(stream, End::Closed).await,
+                Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }
