@@ -41,19 +41,19 @@ use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
-pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
-
-/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
-pub const HANDSHAKE: Kind = Kind(0);
+pub const KINDS: Kinds = &["http1", "http2", "tunnel", "handshake"];
 
 /// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(1);
+pub const HTTP1: Kind = Kind(0);
 
 /// Connections that speak HTTP/2.
-pub const HTTP2: Kind = Kind(2);
+pub const HTTP2: Kind = Kind(1);
 
 /// Connections that were HTTP and carry something else now.
-pub const TUNNEL: Kind = Kind(3);
+pub const TUNNEL: Kind = Kind(2);
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The driver of one HTTP/2 connection.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the driver uses it"))]
+#[expect(dead_code, reason = "the driver uses it")]
 mod meter;
 
 use super::{Downstream, HTTP2, Server};

@@ -69,7 +69,7 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::new("restart", "max_generations", "8"),
     Key::without_default("restart", "pid_file"),
     Key::new("drain", "timeout", "30s"),
-    Key::new("drain", "idle_grace", "5s"),
+    Key::new("drain", "idle_grace", "30s"),
     Key::without_default("control", "socket"),
     Key::without_default("admin", "address"),
     Key::new("log", "level", "info"),
