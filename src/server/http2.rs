@@ -1,5 +1,8 @@
 //! The driver of one HTTP/2 connection.
 
+#[expect(dead_code, reason = "the driver uses it")]
+mod meter;
+
 use super::{Downstream, HTTP2, Server};
 use crate::proxy;
 use crate::restart::{End, Guard};
