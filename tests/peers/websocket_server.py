@@ -5,6 +5,7 @@ each client often, so that a tunnel that loses control frames is found."""
 
 import argparse
 import asyncio
+import contextlib
 import http
 import ssl
 from pathlib import Path
@@ -12,18 +13,21 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import serve
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Response
 
 import peer
 
 
 async def echo(connection):
-    async for message in connection:
-        if isinstance(message, str) and message.startswith("close "):
-            _, code, reason = message.split(" ", 2)
-            await connection.close(int(code), reason)
-            return
-        await connection.send(message)
+    # A connection that breaks off is the client's to complain of.
+    with contextlib.suppress(ConnectionClosed):
+        async for message in connection:
+            if isinstance(message, str) and message.startswith("close "):
+                _, code, reason = message.split(" ", 2)
+                await connection.close(int(code), reason)
+                return
+            await connection.send(message)
 
 
 def answer(_, request):
