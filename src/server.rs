@@ -37,6 +37,7 @@ use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
 use handshake::{Protocol, Shaken};
+pub use http2::Config as Http2Config;
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub max_headers: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
     pub buffer_bytes: usize,
+    /// What is of HTTP/2 alone.
+    pub http2: Http2Config,
 }
 
 /// What a client meets on one listener.
@@ -102,6 +105,7 @@ impl Default for Config {
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
             buffer_bytes: 128 * 1024,
+            http2: Http2Config::default(),
         }
     }
 }
@@ -115,6 +119,8 @@ pub struct Server {
     config: Config,
     default_listener: ListenerConfig,
     builder: Builder,
+    http2: h2::server::Builder,
+    clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
 }
 
@@ -130,7 +136,9 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
+        let http2 = http2::builder(&config);
+        let clock = Rc::default();
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }
 
     /// The kind as which a connection of this listener begins.
