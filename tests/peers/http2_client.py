@@ -21,11 +21,9 @@ class Connection(h2.connection.H2Connection):
     """The library holds a connection closed at the first GOAWAY, and takes no answers any more. Ours goes on."""
 
     def _receive_goaway_frame(self, frame):
-        event = h2.events.ConnectionTerminated(
-            error_code=frame.error_code,
-            last_stream_id=frame.last_stream_id,
-            additional_data=frame.additional_data or None,
-        )
+        event = h2.events.ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        event.additional_data = frame.additional_data or None
         return [], [event]
 
 
