@@ -49,9 +49,6 @@ pub(super) enum Outcome {
     Cut { stream: Downstream, end: End, reset: bool },
 }
 
-/// What hyper recognises HTTP/2 by: the beginning of the preface (RFC 9113, section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waits {
@@ -77,7 +74,7 @@ pub(super) async fn drive(
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
-    let io = TokioIo::new(Noted { stream, notes: notes.clone() });
+    let io = TokioIo::new(Noted::new(stream, notes.clone()));
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch::new(config, exchange, guard, &notes, rest);
@@ -86,7 +83,7 @@ pub(super) async fn drive(
     // What follows is only the close, however long the client takes to do its part.
     guard.set_active(false);
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().stream;
+    let mut stream = parts.io.into_inner().into_inner();
     stream.put_back(parts.read_buf);
     if notes.end_guarded.get() {
         stream.reset_on_close(false);
@@ -234,7 +231,7 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
-            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
+            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with_http2() => {
                 Outcome::Http2 { stream }
             }
             Ended::Http(Err(error)) if error.is_parse() => {

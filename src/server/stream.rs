@@ -42,9 +42,9 @@ impl Downstream {
         };
     }
 
-    /// Whether what was put back begins with `prefix`.
-    pub(super) fn begins_with(&self, prefix: &[u8]) -> bool {
-        self.unread.starts_with(prefix)
+    /// Whether what was put back begins with the preface of HTTP/2.
+    pub(super) fn begins_with_http2(&self) -> bool {
+        self.unread.starts_with(HTTP2_PREFACE)
     }
 
     /// Drops empty lines before a request, which mean nothing (RFC 9112, section 2.2).
@@ -169,11 +169,38 @@ pub(super) struct Notes {
 /// end. Its ordinary way flushes first.
 #[derive(Debug)]
 pub(super) struct Noted {
-    pub(super) stream: Downstream,
-    pub(super) notes: Rc<Notes>,
+    stream: Downstream,
+    notes: Rc<Notes>,
+    /// What may become the preface of HTTP/2. hyper would answer a part of it, with 400. `None` once it is clear.
+    held: Option<Vec<u8>>,
 }
 
+/// RFC 9113, section 3.4.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 impl Noted {
+    pub(super) fn new(stream: Downstream, notes: Rc<Notes>) -> Self {
+        Noted { stream, notes, held: Some(Vec::new()) }
+    }
+
+    /// Gives the stream back, with what hyper was not shown.
+    pub(super) fn into_inner(mut self) -> Downstream {
+        self.stream.put_back(self.held.unwrap_or_default().into());
+        self.stream
+    }
+
+    /// Takes back what was read if it may become the preface of HTTP/2; whether it did.
+    fn hold(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        let read = &buf.filled()[before..];
+        if read.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(read) {
+            self.held = Some(read.to_vec());
+            buf.set_filled(before);
+            return true;
+        }
+        self.held = None;
+        false
+    }
+
     fn note_move(&self) {
         self.notes.moves.set(self.notes.moves.get() + 1);
     }
@@ -202,20 +229,30 @@ impl Noted {
 impl AsyncRead for Noted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
-        match &result {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                this.note_move();
-                this.notes.head_begun.set(true);
+        loop {
+            let before = buf.filled().len();
+            if let Some(held) = &this.held {
+                buf.put_slice(held);
             }
-            Poll::Ready(_) => {
-                this.notes.peer_closed.set(true);
-                this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
+            let shown = buf.filled().len();
+            let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+            match &result {
+                Poll::Ready(Ok(())) if buf.filled().len() > shown => {
+                    this.note_move();
+                    this.notes.head_begun.set(true);
+                    if this.held.is_some() && this.hold(buf, before) {
+                        continue;
+                    }
+                }
+                Poll::Ready(_) => {
+                    this.held = None;
+                    this.notes.peer_closed.set(true);
+                    this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
+                }
+                Poll::Pending => buf.set_filled(before),
             }
-            Poll::Pending => {}
+            return result;
         }
-        result
     }
 }
 
