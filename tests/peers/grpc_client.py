@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import time
 
 import grpc
 
@@ -42,8 +43,10 @@ class Client:
                 trust = grpc.ssl_channel_credentials(file.read())
             settings.append(("grpc.ssl_target_name_override", options.name))
             self.channel = grpc.aio.secure_channel(target, trust, settings)
+            self.blocking = grpc.secure_channel(target, trust, settings)
         else:
             self.channel = grpc.aio.insecure_channel(target, settings)
+            self.blocking = grpc.insecure_channel(target, settings)
 
     def unary(self, name, request, metadata=(), timeout=peer.PATIENCE):
         return self.channel.unary_unary(f"/exuvia.Peer/{name}")(request, timeout=timeout, metadata=call() + metadata)
@@ -128,15 +131,27 @@ class Client:
             assert (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "after three")
         assert got == [b"0", b"1", b"2"], got
 
-    async def calls_fail_early(self, _):
-        async def requests():
+    def fail_early(self):
+        """In the older API: the other one makes INTERNAL of it when a message meets the end of the call."""
+
+        def requests():
             while True:
                 yield bytes(1000)
-                await asyncio.sleep(0.001)
+                time.sleep(0.001)
 
-        await self.fails(
-            self.bidi("FailEarly", requests()), grpc.StatusCode.FAILED_PRECONDITION, "no more of this"
+        made = self.blocking.stream_stream("/exuvia.Peer/FailEarly")(
+            requests(), timeout=peer.PATIENCE, metadata=call()
         )
+        try:
+            for _ in made:
+                raise AssertionError("a message came")
+        except grpc.RpcError as error:
+            return error.code(), error.details()
+        raise AssertionError("no error came")
+
+    async def calls_fail_early(self, _):
+        said = await asyncio.to_thread(self.fail_early)
+        assert said == (grpc.StatusCode.FAILED_PRECONDITION, "no more of this"), said
 
     async def calls_deadline(self, _):
         left = float(await self.unary("Deadline", b"", timeout=17))
@@ -208,6 +223,7 @@ async def run(options):
     report = peer.Report()
     if options.once:
         client = Client(options, report)
+        # One for each status that there is.
         for turn in range(16):
             for one in Client.CALLS:
                 await client.guarded(f"turn {turn}", one(client, turn))
