@@ -22,6 +22,7 @@ mod connection;
 mod greeting;
 mod handshake;
 mod http2;
+mod rest;
 mod stream;
 
 use std::collections::HashMap;
@@ -37,22 +38,23 @@ use crate::timer::Timer;
 use connection::{Outcome, drive};
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
+use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
-pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
-
-/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
-pub const HANDSHAKE: Kind = Kind(0);
+pub const KINDS: Kinds = &["http1", "http2", "tunnel", "handshake"];
 
 /// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(1);
+pub const HTTP1: Kind = Kind(0);
 
 /// Connections that speak HTTP/2.
-pub const HTTP2: Kind = Kind(2);
+pub const HTTP2: Kind = Kind(1);
 
 /// Connections that were HTTP and carry something else now.
-pub const TUNNEL: Kind = Kind(3);
+pub const TUNNEL: Kind = Kind(2);
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]
@@ -175,24 +177,28 @@ impl Server {
         guard.switch(HTTP1);
         let mut timer = Timer::default();
         let exchange = client.exchange();
+        let mut rest = Rest::new();
         loop {
-            match drive(&self.config, &self.builder, stream, &exchange, guard, &mut timer).await {
+            match rest.wait(&stream, &self.config, guard, &mut timer).await {
+                Roused::Readable => {}
+                Roused::Over => return self.close(stream, End::Closed).await,
+                Roused::Lost => return End::PeerAborted,
+            }
+            let sniff = listener.http2;
+            let driving =
+                drive(&self.config, &self.builder, stream, rest, sniff, &exchange, guard, &mut timer);
+            match driving.await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
                 Outcome::Closed { stream, end } => return self.close(stream, end).await,
-                // The next request, or its beginning, came as we were about to close.
-                Outcome::AtRest { stream: at_rest } if at_rest.has_unread().unwrap_or(false) => {
-                    stream = at_rest;
-                    if stream.readable().await.is_err() {
-                        return End::PeerAborted;
-                    }
-                }
-                Outcome::AtRest { stream } => return self.close(stream, End::Closed).await,
+                Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }
-                Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
+                Outcome::Http2 { stream } => {
+                    return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;
+                }
                 Outcome::TooSlow { stream } => {
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }

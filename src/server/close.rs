@@ -20,6 +20,14 @@ pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     \r\n\
     408 Request Timeout: the request did not come in time\n";
 
+/// What a client is told that speaks HTTP/2 where that is not spoken (RFC 9110, section 15.6.6).
+pub(super) const VERSION_NOT_SUPPORTED: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 64\r\n\
+    connection: close\r\n\
+    \r\n\
+    505 HTTP Version Not Supported: HTTP/1.1 is what is spoken here\n";
+
 impl Server {
     /// Closes `stream`, and returns `end`.
     pub(super) async fn close(&self, stream: Downstream, end: End) -> End {
@@ -31,7 +39,8 @@ impl Server {
         let closing = async {
             stream.write_all(words).await?;
             stream.shutdown().await?;
-            let mut rest = [0; 4096];
+            // Not in the future itself: every open connection would have room for it all its life.
+            let mut rest = vec![0; 4096];
             while stream.read(&mut rest).await? > 0 {}
             io::Result::Ok(())
         };
@@ -48,9 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_timeout_is_a_whole_answer() {
-        let text = String::from_utf8_lossy(REQUEST_TIMEOUT);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+    fn the_words_are_whole_answers() {
+        for words in [REQUEST_TIMEOUT, VERSION_NOT_SUPPORTED] {
+            let text = String::from_utf8_lossy(words);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+        }
     }
 }
