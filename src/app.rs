@@ -248,8 +248,7 @@ impl Parts {
         let Settings { upstream, timeouts, limits, http2, listeners, .. } = &self.settings;
         let listener = |listener: &ListenerSettings| {
             let speaks = |protocol| listener.protocols.contains(&protocol);
-            let config =
-                ListenerConfig { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) };
+            let config = ListenerConfig { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) };
             (listener.name.clone(), config)
         };
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));

@@ -102,12 +102,7 @@ const GOAWAY_PROTOCOL_ERROR: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 
 impl Server {
     /// Serves requests on `stream` until it ends.
-    pub(super) async fn serve_http2(
-        &self,
-        stream: Downstream,
-        client: &proxy::Client,
-        guard: &Guard,
-    ) -> End {
+    pub(super) async fn serve_http2(&self, stream: Downstream, client: &proxy::Client, guard: &Guard) -> End {
         guard.switch(HTTP2);
         let limits = Limits {
             resets_per_minute: self.config.http2.max_resets_per_minute,

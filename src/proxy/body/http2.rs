@@ -29,10 +29,7 @@ impl FromHttp2 {
         FromHttp2 { stream, left: length, data_ended: false, before }
     }
 
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         if let Some(before) = self.before.take() {
             before();
         }

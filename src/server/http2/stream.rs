@@ -133,8 +133,7 @@ async fn answer(
     };
 
     let (parts, body) = response.into_parts();
-    let bodiless =
-        facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let ended = bodiless || body.is_end_stream();
     let head = head(parts, &body, facts, &common.clock);
     let sent = respond.borrow_mut().send_response(head, ended);
@@ -248,14 +247,7 @@ struct Pump {
 
 impl Pump {
     fn new(body: Body, limit: Duration) -> Self {
-        Pump {
-            body,
-            chunk: Bytes::new(),
-            ahead: None,
-            limit,
-            blocked_since: None,
-            timer: Timer::default(),
-        }
+        Pump { body, chunk: Bytes::new(), ahead: None, limit, blocked_since: None, timer: Timer::default() }
     }
 
     fn poll(&mut self, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

@@ -96,7 +96,11 @@ impl Whole {
 async fn whole(response: ResponseFuture) -> Result<Whole, h2::Error> {
     let response = timeout(LONG, response).await.expect("no answer")?;
     let (parts, body) = response.into_parts();
-    rest_of(body).await.map(|(body, trailers)| Whole { head: Response::from_parts(parts, ()), body, trailers })
+    rest_of(body).await.map(|(body, trailers)| Whole {
+        head: Response::from_parts(parts, ()),
+        body,
+        trailers,
+    })
 }
 
 async fn rest_of(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {

@@ -141,8 +141,7 @@ fn answers_without_a_body() {
         let edge = edge(address).await;
         let mut client = edge.h2().await;
         for _ in 0..2 {
-            let (response, _) =
-                client.begin(Request::head("http://test/").body(()).unwrap(), true).await;
+            let (response, _) = client.begin(Request::head("http://test/").body(()).unwrap(), true).await;
             let answer = whole(response).await.unwrap();
             assert_eq!((answer.head.status().as_u16(), answer.field("content-length")), (200, Some("12345")));
             assert!(answer.body.is_empty());

@@ -83,7 +83,8 @@ fn a_silent_peer_is_asked_whether_it_lives() {
             alive.send_bytes(&frame(6, 1, 0, &ping.payload)).await;
         }
         assert_eq!(deaf.goaway().await, Some(0));
-        assert_eq!(edge.h2_status().ends, [(End::TimedOut, 1)]);
+        drop(deaf);
+        edge.until_h2(|status| status.ends == [(End::TimedOut, 1)]).await;
         assert_eq!(edge.h2_status().active, 1);
     });
 }
@@ -155,6 +156,7 @@ fn a_client_that_takes_no_bytes_is_cut() {
         client.send_bytes(&[PREFACE, &frame(4, 0, 0, &settings), &frame(4, 1, 0, &[])].concat()).await;
         client.send_bytes(&frame(8, 0, 0, &0x7fff_0000_u32.to_be_bytes())).await;
         client.send_bytes(&frame(1, 5, 1, &block(&GET))).await;
+        edge.until_h2(|status| status.active == 1).await;
         assert_eq!(edge.h2_ends().await, [(End::TimedOut, 1)]);
     });
 }
