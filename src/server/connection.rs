@@ -49,6 +49,9 @@ pub(super) enum Outcome {
     Cut { stream: Downstream, end: End, reset: bool },
 }
 
+/// What hyper recognises HTTP/2 by: the beginning of the preface (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waits {
@@ -63,18 +66,20 @@ enum Waits {
     Upstream,
 }
 
-/// Serves requests on `stream` until it ends or is to be given back.
+/// Serves requests on `stream` until it ends or is to be given back. With `sniff`, it may turn out to speak HTTP/2.
+#[expect(clippy::too_many_arguments, reason = "each is of another life than the others")]
 pub(super) async fn drive(
     config: &Config,
     builder: &Builder,
     stream: Downstream,
     rest: Rest,
+    sniff: bool,
     exchange: &Exchange,
     guard: &Guard,
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
-    let io = TokioIo::new(Noted::new(stream, notes.clone()));
+    let io = TokioIo::new(Noted::new(stream, notes.clone(), sniff));
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch::new(config, exchange, guard, &notes, rest);
@@ -83,7 +88,7 @@ pub(super) async fn drive(
     // What follows is only the close, however long the client takes to do its part.
     guard.set_active(false);
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner();
+    let mut stream = parts.io.into_inner().into_stream();
     stream.put_back(parts.read_buf);
     if notes.end_guarded.get() {
         stream.reset_on_close(false);
@@ -191,7 +196,7 @@ impl<'c> Watch<'c> {
             Waits::Client(notes.moves.get())
         } else if active {
             Waits::Upstream
-        } else if notes.head_begun.get() {
+        } else if notes.head_begun.get() || notes.record_begun.get() {
             Waits::Head
         } else {
             Waits::Rest
@@ -231,9 +236,10 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
-            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with_http2() => {
+            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
             }
+            Ended::Http(Err(_)) if notes.garbled.get() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }
