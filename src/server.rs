@@ -22,6 +22,7 @@ mod connection;
 mod greeting;
 mod handshake;
 mod http2;
+mod rest;
 mod stream;
 
 use std::collections::HashMap;
@@ -36,22 +37,24 @@ use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
 use handshake::{Protocol, Shaken};
+pub use http2::Config as Http2Config;
+use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
-pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
-
-/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
-pub const HANDSHAKE: Kind = Kind(0);
+pub const KINDS: Kinds = &["http1", "http2", "tunnel", "handshake"];
 
 /// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(1);
+pub const HTTP1: Kind = Kind(0);
 
 /// Connections that speak HTTP/2.
-pub const HTTP2: Kind = Kind(2);
+pub const HTTP2: Kind = Kind(1);
 
 /// Connections that were HTTP and carry something else now.
-pub const TUNNEL: Kind = Kind(3);
+pub const TUNNEL: Kind = Kind(2);
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ pub struct Config {
     pub max_headers: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
     pub buffer_bytes: usize,
+    /// What is of HTTP/2 alone.
+    pub http2: Http2Config,
 }
 
 /// What a client meets on one listener.
@@ -100,6 +105,7 @@ impl Default for Config {
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
             buffer_bytes: 128 * 1024,
+            http2: Http2Config::default(),
         }
     }
 }
@@ -113,6 +119,8 @@ pub struct Server {
     config: Config,
     default_listener: ListenerConfig,
     builder: Builder,
+    http2: h2::server::Builder,
+    clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
 }
 
@@ -128,7 +136,9 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
+        let http2 = http2::builder(&config);
+        let clock = Rc::default();
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }
 
     /// The kind as which a connection of this listener begins.
@@ -167,20 +177,19 @@ impl Server {
         guard.switch(HTTP1);
         let mut timer = Timer::default();
         let exchange = client.exchange();
+        let mut rest = Rest::new();
         loop {
-            match drive(&self.config, &self.builder, stream, &exchange, guard, &mut timer).await {
+            match rest.wait(&stream, &self.config, guard, &mut timer).await {
+                Roused::Readable => {}
+                Roused::Over => return self.close(stream, End::Closed).await,
+                Roused::Lost => return End::PeerAborted,
+            }
+            match drive(&self.config, &self.builder, stream, rest, &exchange, guard, &mut timer).await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
                 Outcome::Closed { stream, end } => return self.close(stream, end).await,
-                // The next request, or its beginning, came as we were about to close.
-                Outcome::AtRest { stream: at_rest } if at_rest.has_unread().unwrap_or(false) => {
-                    stream = at_rest;
-                    if stream.readable().await.is_err() {
-                        return End::PeerAborted;
-                    }
-                }
-                Outcome::AtRest { stream } => return self.close(stream, End::Closed).await,
+                Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }

@@ -31,7 +31,8 @@ impl Server {
         let closing = async {
             stream.write_all(words).await?;
             stream.shutdown().await?;
-            let mut rest = [0; 4096];
+            // Not in the future itself: every open connection would have room for it all its life.
+            let mut rest = vec![0; 4096];
             while stream.read(&mut rest).await? > 0 {}
             io::Result::Ok(())
         };

@@ -5,7 +5,7 @@
 //!   Rest ─────────────► Head ───────────────────► InFlight ──► Client   response or body waits for the client
 //!    │ ▲                  │ header_timeout: 408      │   ▲        │ stall_timeout: cut
 //!    │ └──────────────────┼──────────────────────────┘   └────────┘
-//!    │ idle_timeout, or the end of the drain's grace
+//!    │ a moment later, or when its time is over
 //!    ▼
 //!  AtRest: the stream in one piece, with what was read and not consumed
 //! ```
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::Config;
 use super::answer::{Answer, answer};
+use super::rest::Rest;
 use super::stream::{Downstream, Noted, Notes};
 use crate::proxy::Exchange;
 use crate::restart::{End, Guard};
@@ -36,7 +37,7 @@ pub(super) enum Outcome {
     /// The exchange is over, and what was to be said is in the socket.
     Closed { stream: Downstream, end: End },
     /// Between two requests, at our wish. The stream can be served again, by whoever it is given to.
-    AtRest { stream: Downstream },
+    AtRest { stream: Downstream, rest: Rest },
     /// The client speaks HTTP/2, by prior knowledge (RFC 9113, section 3.3).
     Http2 { stream: Downstream },
     /// The client was too slow, and has not been told anything yet.
@@ -68,6 +69,7 @@ pub(super) async fn drive(
     config: &Config,
     builder: &Builder,
     stream: Downstream,
+    rest: Rest,
     exchange: &Exchange,
     guard: &Guard,
     timer: &mut Timer,
@@ -76,7 +78,7 @@ pub(super) async fn drive(
     let io = TokioIo::new(Noted { stream, notes: notes.clone() });
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
-    let mut watch = Watch::new(config, exchange, guard, &notes);
+    let mut watch = Watch::new(config, exchange, guard, &notes, rest);
     let ended = poll_fn(|cx| watch.poll(&mut connection, timer, cx)).await;
 
     // What follows is only the close, however long the client takes to do its part.
@@ -105,16 +107,24 @@ struct Watch<'c> {
     notes: &'c Notes,
     waits: Waits,
     since: Instant,
+    /// The rest that it is in, or was in last.
+    rest: Rest,
     /// Whether hyper was told to end at rest.
     parting: bool,
     active: bool,
 }
 
 impl<'c> Watch<'c> {
-    fn new(config: &'c Config, exchange: &'c Exchange, guard: &'c Guard, notes: &'c Notes) -> Self {
+    fn new(
+        config: &'c Config,
+        exchange: &'c Exchange,
+        guard: &'c Guard,
+        notes: &'c Notes,
+        rest: Rest,
+    ) -> Self {
         let (waits, since) = (Waits::Rest, Instant::now());
         let active = guard.is_active();
-        Watch { config, exchange, guard, notes, waits, since, parting: false, active }
+        Watch { config, exchange, guard, notes, waits, since, rest, parting: false, active }
     }
 
     fn poll<S>(
@@ -138,7 +148,7 @@ impl<'c> Watch<'c> {
             }
             match self.waits {
                 Waits::Rest => {
-                    self.parting = true;
+                    (self.parting, self.since) = (true, Instant::now());
                     Pin::new(&mut *connection).graceful_shutdown();
                 }
                 Waits::Head => return Poll::Ready(Ended::HeaderTimeout),
@@ -188,6 +198,9 @@ impl<'c> Watch<'c> {
             Waits::Rest
         };
         if waits != self.waits {
+            if waits == Waits::Rest {
+                self.rest = Rest::again();
+            }
             self.waits = waits;
             self.since = Instant::now();
         }
@@ -196,19 +209,7 @@ impl<'c> Watch<'c> {
     fn deadline(&self) -> Instant {
         match self.waits {
             Waits::Rest if self.parting => self.since + self.config.linger_timeout,
-            Waits::Rest => {
-                let idle = self.since + self.config.idle_timeout;
-                match self.guard.drain() {
-                    // One that has had no chance yet gets the grace from its own beginning: it came out of
-                    // an accept queue that nobody else serves.
-                    Some(drain) if !self.notes.had_request.get() => {
-                        let grace = drain.idle_until.saturating_duration_since(drain.since);
-                        idle.min(drain.idle_until.max(self.since + grace))
-                    }
-                    Some(drain) => idle.min(drain.idle_until),
-                    None => idle,
-                }
-            }
+            Waits::Rest => self.rest.deadline(self.config, self.guard).min(self.rest.fold_at()),
             Waits::Head => self.since + self.config.header_timeout,
             Waits::Client(_) => self.since + self.config.stall_timeout,
             // Nobody tells this task when the upstream has taken all there is of a body and wants more.
@@ -222,7 +223,7 @@ impl<'c> Watch<'c> {
             Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
                 true => {
                     stream.skip_empty_lines();
-                    Outcome::AtRest { stream }
+                    Outcome::AtRest { stream, rest: self.rest }
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },

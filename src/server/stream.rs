@@ -57,12 +57,12 @@ impl Downstream {
         Ok(!self.unread.is_empty() || crate::restart::unread_bytes(self)? > 0)
     }
 
-    /// Waits until something can be read. The kernel may have it already and the runtime not know.
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    /// Ready when something can be read. The kernel may have it already and the runtime not know.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.kind {
-            _ if !self.unread.is_empty() => Ok(()),
-            Kind::Plain(Stream::Tcp(stream)) => stream.readable().await,
-            Kind::Plain(Stream::Unix(stream)) => stream.readable().await,
+            _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
+            Kind::Plain(Stream::Tcp(stream)) => stream.poll_read_ready(cx),
+            Kind::Plain(Stream::Unix(stream)) => stream.poll_read_ready(cx),
         }
     }
 
