@@ -28,9 +28,6 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use tokio::time::Instant;
 
-#[expect(dead_code, reason = "the driver uses it")]
-mod meter;
-
 use super::{Downstream, HTTP2, Server};
 use crate::proxy;
 use crate::restart::{End, Guard};
