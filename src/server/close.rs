@@ -20,6 +20,14 @@ pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     \r\n\
     408 Request Timeout: the request did not come in time\n";
 
+/// What a client is told that speaks plain HTTP where TLS is spoken.
+pub(super) const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 52\r\n\
+    connection: close\r\n\
+    \r\n\
+    400 Bad Request: this port speaks TLS; use https://\n";
+
 impl Server {
     /// Closes `stream`, and returns `end`.
     pub(super) async fn close(&self, stream: Downstream, end: End) -> End {
@@ -49,9 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_timeout_is_a_whole_answer() {
-        let text = String::from_utf8_lossy(REQUEST_TIMEOUT);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+    fn what_is_said_at_the_end_is_a_whole_answer() {
+        for answer in [REQUEST_TIMEOUT, NOT_TLS] {
+            let text = String::from_utf8_lossy(answer);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+        }
     }
 }
