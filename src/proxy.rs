@@ -92,8 +92,13 @@ impl Proxy {
     }
 
     /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
-    pub fn client(self: &Rc<Self>, ip: Option<IpAddr>, scheme: &'static str) -> Client {
-        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme)) }
+    pub fn client(
+        self: &Rc<Self>,
+        ip: Option<IpAddr>,
+        scheme: &'static str,
+        certificate: ClientCertificate,
+    ) -> Client {
+        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme, certificate)) }
     }
 
     /// The servers in the order in which this request tries them.
@@ -104,6 +109,21 @@ impl Proxy {
         let (behind, ahead) = self.servers.split_at(first);
         ahead.iter().chain(behind)
     }
+}
+
+/// Who a client is by its own certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It was not asked.
+    #[default]
+    NotAsked,
+    /// It was asked, and has shown none.
+    NotShown,
+    /// It has shown one that an authority of ours has signed.
+    Verified {
+        /// Printable ASCII; empty if the certificate has none.
+        subject: String,
+    },
 }
 
 /// One client's connection, as the proxy sees it. Cheap to clone.

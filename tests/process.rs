@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 #![allow(unreachable_pub, reason = "a test has no API: `pub` is for its other files")]
 
+#[path = "process/certificates.rs"]
+mod certificates;
 #[path = "process/harness.rs"]
 mod harness;
 #[path = "process/traffic.rs"]
