@@ -24,8 +24,11 @@ use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Member, Options,
     Outcome, Startup,
 };
-use crate::server;
-use crate::settings::{ControlSocket, LogFormat, Settings, SettingsError, UpstreamAddr};
+use crate::server::{self, ListenerConfig, ProxyProtocol};
+use crate::settings::{
+    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, Settings, SettingsError,
+    UpstreamAddr,
+};
 use crate::supervise;
 use crate::worker::{self, Worker};
 
@@ -243,10 +246,13 @@ impl Parts {
     }
 
     fn worker_config(&self) -> worker::Config {
-        let Settings { upstream, timeouts, limits, .. } = &self.settings;
+        let Settings { listeners, upstream, timeouts, limits, .. } = &self.settings;
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
         worker::Config {
             server: server::Config {
+                listeners: listeners.iter().map(listener_config).collect(),
+                handshake_timeout: timeouts.handshake,
+                tunnel_timeout: timeouts.tunnel,
                 header_timeout: timeouts.header,
                 idle_timeout: timeouts.idle,
                 stall_timeout: timeouts.stall,
@@ -263,6 +269,8 @@ impl Parts {
                     ..ConnectionConfig::default()
                 },
                 response_timeout: upstream.response_timeout,
+                upgrades: upstream.upgrades.clone(),
+                connect: upstream.connect,
                 ..proxy::Config::default()
             },
             max_connections: limits.connections_per_worker,
@@ -327,6 +335,19 @@ impl Parts {
         // Nobody may be reading.
         io::stdout().write_all(text.as_bytes()).ok();
     }
+}
+
+fn listener_config(listener: &ListenerSettings) -> (String, ListenerConfig) {
+    let config = ListenerConfig {
+        http1: listener.protocols.contains(&Protocol::Http1),
+        http2: listener.protocols.contains(&Protocol::Http2),
+        proxy_protocol: match &listener.proxy_protocol {
+            ProxyProtocolSettings::Off => ProxyProtocol::Off,
+            ProxyProtocolSettings::Optional { from } => ProxyProtocol::Optional(from.clone()),
+            ProxyProtocolSettings::Required { from } => ProxyProtocol::Required(from.clone()),
+        },
+    };
+    (listener.name.clone(), config)
 }
 
 fn server_addr(address: &UpstreamAddr) -> ServerAddr {

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault};
@@ -158,6 +159,16 @@ impl Exchange {
     /// Whether the upstream would take more of the request body than the client has sent.
     pub fn is_awaited(&self) -> bool {
         self.upload.awaits_client()
+    }
+
+    /// Since when that is so.
+    pub(crate) fn awaited_since(&self) -> Option<Instant> {
+        self.upload.awaited_since()
+    }
+
+    /// Breaks the request body off: the answer is complete, and what is still to come of the request is of no use.
+    pub(crate) fn stop_upload(&self) {
+        self.upload.stop();
     }
 }
 

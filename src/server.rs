@@ -37,30 +37,34 @@ use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
 use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
+pub use greeting::ProxyProtocol;
 use handshake::{Protocol, Shaken};
+pub use http2::Config as Http2Config;
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
-pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
-
-/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
-pub const HANDSHAKE: Kind = Kind(0);
+pub const KINDS: Kinds = &["http1", "http2", "tunnel", "handshake"];
 
 /// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(1);
+pub const HTTP1: Kind = Kind(0);
 
 /// Connections that speak HTTP/2.
-pub const HTTP2: Kind = Kind(2);
+pub const HTTP2: Kind = Kind(1);
 
 /// Connections that were HTTP and carry something else now.
-pub const TUNNEL: Kind = Kind(3);
+pub const TUNNEL: Kind = Kind(2);
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What clients meet on each listener, by its name; on one that is not here, the default.
     pub listeners: HashMap<String, ListenerConfig>,
+    /// How long what comes before the first request may take: the PROXY header and the TLS handshake.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request to the end of its head: 408.
     pub header_timeout: Duration,
     /// How long a connection may rest between requests.
@@ -77,6 +81,8 @@ pub struct Config {
     pub max_headers: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
     pub buffer_bytes: usize,
+    /// What is of HTTP/2 alone.
+    pub http2: Http2Config,
 }
 
 /// What a client meets on one listener.
@@ -86,11 +92,13 @@ pub struct ListenerConfig {
     pub http1: bool,
     /// Whether clients may speak HTTP/2; without TLS by prior knowledge (RFC 9113, section 3.3).
     pub http2: bool,
+    /// Whether a load balancer in front says whom it speaks for.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        ListenerConfig { http1: true, http2: true }
+        ListenerConfig { http1: true, http2: true, proxy_protocol: ProxyProtocol::Off }
     }
 }
 
@@ -98,6 +106,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listeners: HashMap::new(),
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
@@ -106,6 +115,7 @@ impl Default for Config {
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
             buffer_bytes: 128 * 1024,
+            http2: Http2Config::default(),
         }
     }
 }
@@ -119,6 +129,8 @@ pub struct Server {
     config: Config,
     default_listener: ListenerConfig,
     builder: Builder,
+    http2: h2::server::Builder,
+    clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
 }
 
@@ -134,14 +146,16 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
+        let http2 = http2::builder(&config);
+        let clock = Rc::default();
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }
 
     /// The kind as which a connection of this listener begins.
     pub fn first_kind(&self, listener: &str) -> Kind {
-        let ListenerConfig { http1, .. } = self.listener(listener);
+        let ListenerConfig { http1, proxy_protocol, .. } = self.listener(listener);
         // Without anything before it, the first byte is of a request.
-        if *http1 { HTTP1 } else { HANDSHAKE }
+        if *http1 && matches!(proxy_protocol, ProxyProtocol::Off) { HTTP1 } else { HANDSHAKE }
     }
 
     /// Serves a connection to its end, and enters that in the books. `guard` is of [`Server::first_kind`].
@@ -153,8 +167,8 @@ impl Server {
     /// An error is an end, too: one before any protocol was spoken.
     async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
         let Accepted { listener, stream, peer } = accepted;
-        let listener = self.listener(&listener);
-        let (stream, peer) = self.greet(Downstream::plain(stream), peer, listener, guard).await?;
+        let (name, listener) = (&*listener, self.listener(&listener));
+        let (stream, peer) = self.greet(Downstream::plain(stream), peer, name, listener, guard).await?;
         let Shaken { stream, protocol, scheme } = self.shake(stream, listener, guard).await?;
         let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme);
         Ok(match protocol {

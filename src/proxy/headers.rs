@@ -29,6 +29,7 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 const VIA_1_0: HeaderValue = HeaderValue::from_static("1.0 exuvia");
 const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 exuvia");
+const VIA_2_0: HeaderValue = HeaderValue::from_static("2.0 exuvia");
 
 /// What a client may not say: whom it speaks for, credentials meant for a forward proxy, and the field that
 /// CGI turns into `HTTP_PROXY` (httpoxy.org).
@@ -90,6 +91,9 @@ pub(super) fn prepare_request<B: Body>(
         let wish = if found.upgrade { tunnel::upgrade(request, rules).map(Wish::Upgrade) } else { None };
         (wish, take_host(request)?)
     };
+    // HTTP/2 has frames to say where a body ends.
+    let chunked = chunked
+        || request.version() == Version::HTTP_2 && !request.headers().contains_key(header::CONTENT_LENGTH);
     let via = via(request.version());
     *request.version_mut() = Version::HTTP_11;
     // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
@@ -161,7 +165,11 @@ pub(super) fn prepare_response<B: Body>(response: &mut Response<B>) -> Result<()
 }
 
 fn via(version: Version) -> HeaderValue {
-    if version == Version::HTTP_10 { VIA_1_0 } else { VIA_1_1 }
+    match version {
+        Version::HTTP_10 => VIA_1_0,
+        Version::HTTP_2 => VIA_2_0,
+        _ => VIA_1_1,
+    }
 }
 
 /// Whether the body is chunked. An error is any other coding: what is not understood cannot be passed on,

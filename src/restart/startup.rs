@@ -30,7 +30,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// How long connections may take to finish.
     pub drain_timeout: Duration,
-    /// How long a connection at rest may take to bring another request while the process drains.
+    /// How long a connection at rest may take to bring another request while the process drains. It ends a
+    /// little before `drain_timeout` at the latest, and after 5 s when nobody has taken over.
     pub idle_grace: Duration,
     /// The version of the program, for people.
     pub version: String,
@@ -47,7 +48,7 @@ impl Default for Options {
             max_generations: 8,
             pid_file: None,
             drain_timeout: Duration::from_secs(30),
-            idle_grace: Duration::from_secs(5),
+            idle_grace: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kinds: &["connection"],
         }
