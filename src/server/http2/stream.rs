@@ -131,6 +131,11 @@ async fn answer(
         })
         .await?
     };
+    let response = match answer {
+        Answer::Response(response) => response,
+        // Not asked for: see `request::prepare`.
+        Answer::Tunnel(..) => return Err(Broken::Stalled),
+    };
 
     let response = match answer {
         Answer::Response(response) => response,
