@@ -13,6 +13,7 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod interim;
 mod tunnel;
 mod upstream;
 
@@ -32,6 +33,7 @@ pub use upstream::{ConnectionConfig, ServerAddr};
 
 use body::Upload;
 use headers::Forwarded;
+use interim::Inbox;
 use upstream::Server;
 
 use crate::timer::Timer;
@@ -116,7 +118,12 @@ pub struct Client {
 impl Client {
     /// Makes room for one request at a time. HTTP/1 has one for the whole connection, HTTP/2 one for each stream.
     pub fn exchange(&self) -> Exchange {
-        Exchange { client: self.clone(), upload: Rc::new(Upload::new()), timer: Rc::default() }
+        Exchange {
+            client: self.clone(),
+            upload: Rc::new(Upload::new()),
+            timer: Rc::default(),
+            inbox: Inbox::default(),
+        }
     }
 }
 
@@ -126,6 +133,7 @@ pub struct Exchange {
     client: Client,
     upload: Rc<Upload>,
     timer: Rc<RefCell<Timer>>,
+    inbox: Inbox,
 }
 
 /// What a client gets for its request.
@@ -146,7 +154,12 @@ impl Exchange {
             Ok(answer) => answer,
             Err(error) => {
                 error.log();
-                Answer::Response(error.response())
+                let mut response = error.response();
+                if self.upload.shut() {
+                    self.upload.end_shut();
+                    forward::close(response.headers_mut());
+                }
+                Answer::Response(response)
             }
         }
     }

@@ -4,6 +4,7 @@
 mod drain;
 mod failures;
 mod greeting;
+mod interim;
 mod requests;
 mod timeouts;
 mod transfers;

@@ -137,11 +137,6 @@ async fn answer(
         Answer::Tunnel(..) => return Err(Broken::Stalled),
     };
 
-    let response = match answer {
-        Answer::Response(response) => response,
-        // No request that asks for one gets here.
-        Answer::Tunnel(..) => return Err(Broken::Gone),
-    };
     let (parts, body) = response.into_parts();
     let bodiless = facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let ended = bodiless || body.is_end_stream();
