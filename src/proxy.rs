@@ -14,6 +14,7 @@ mod error;
 mod forward;
 mod headers;
 mod interim;
+mod proxy_header;
 mod tunnel;
 mod upstream;
 
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault};
+pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, ServerAddr};
