@@ -27,9 +27,10 @@ use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
     Options, Outcome, Startup,
 };
-use crate::server::{self, Http2Config, ListenerConfig};
+use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
-    ControlSocket, ListenerSettings, LogFormat, Protocol, Settings, SettingsError, UpstreamAddr,
+    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, Settings, SettingsError,
+    UpstreamAddr,
 };
 use crate::supervise;
 use crate::worker::{self, Worker};
@@ -278,6 +279,7 @@ impl Parts {
                     max_control_frames_per_minute: http2.max_control_frames_per_minute,
                     ack_timeout: http2.ack_timeout,
                 },
+                tunnel_timeout: timeouts.tunnel,
                 header_timeout: timeouts.header,
                 idle_timeout: timeouts.idle,
                 stall_timeout: timeouts.stall,
@@ -294,6 +296,8 @@ impl Parts {
                     ..ConnectionConfig::default()
                 },
                 response_timeout: upstream.response_timeout,
+                upgrades: upstream.upgrades.clone(),
+                connect: upstream.connect,
                 ..proxy::Config::default()
             },
             max_connections: limits.connections_per_worker,
@@ -305,6 +309,11 @@ impl Parts {
             http1: listener.protocols.contains(&Protocol::Http1),
             http2: listener.protocols.contains(&Protocol::Http2),
             tls: self.tls.listeners.get(&listener.name).cloned(),
+            proxy_protocol: match &listener.proxy_protocol {
+                ProxyProtocolSettings::Off => ProxyProtocol::Off,
+                ProxyProtocolSettings::Optional { from } => ProxyProtocol::Optional(from.clone()),
+                ProxyProtocolSettings::Required { from } => ProxyProtocol::Required(from.clone()),
+            },
         };
         self.settings.listeners.iter().map(|one| (one.name.clone(), config(one))).collect()
     }

@@ -37,6 +37,7 @@ use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
 use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
+pub use greeting::ProxyProtocol;
 pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
@@ -94,11 +95,13 @@ pub struct ListenerConfig {
     pub http2: bool,
     /// How TLS is spoken; without it, it is not.
     pub tls: Option<TlsConfig>,
+    /// Whether a load balancer in front says whom it speaks for.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        ListenerConfig { http1: true, http2: true, tls: None }
+        ListenerConfig { http1: true, http2: true, tls: None, proxy_protocol: ProxyProtocol::Off }
     }
 }
 
@@ -153,9 +156,10 @@ impl Server {
 
     /// The kind as which a connection of this listener begins.
     pub fn first_kind(&self, listener: &str) -> Kind {
-        let ListenerConfig { http1, tls, .. } = self.listener(listener);
+        let ListenerConfig { http1, tls, proxy_protocol, .. } = self.listener(listener);
         // Without anything before it, the first byte is of a request.
-        if *http1 && tls.is_none() { HTTP1 } else { HANDSHAKE }
+        let is_bare = tls.is_none() && matches!(proxy_protocol, ProxyProtocol::Off);
+        if *http1 && is_bare { HTTP1 } else { HANDSHAKE }
     }
 
     /// Serves a connection to its end, and enters that in the books. `guard` is of [`Server::first_kind`].
@@ -167,9 +171,10 @@ impl Server {
     /// An error is an end, too: one before any protocol was spoken.
     async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
         let Accepted { listener, stream, peer } = accepted;
-        let listener = self.listener(&listener);
+        let (name, listener) = (&*listener, self.listener(&listener));
         let deadline = Instant::now() + self.config.handshake_timeout;
-        let (stream, peer) = self.greet(Downstream::plain(stream), peer, listener, guard).await?;
+        let (stream, peer) =
+            self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
         let shaken = self.shake(stream, listener, guard, deadline).await?;
         let Shaken { stream, protocol, scheme, certificate } = shaken;
         let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate);

@@ -43,11 +43,15 @@ mod large;
 mod listeners;
 #[path = "process/notify.rs"]
 mod notify;
+#[path = "process/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "process/residue.rs"]
 mod residue;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/tunnel.rs"]
+mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;

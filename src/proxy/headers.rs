@@ -94,12 +94,12 @@ impl Forwarded {
     }
 }
 
-/// Turns what a client sent into what the upstream gets, or refuses it. Returns the tunnel that it asks for.
+/// Turns what a client sent into what the upstream gets, or refuses it.
 pub(super) fn prepare_request<B: Body>(
     request: &mut Request<B>,
     forwarded: &Forwarded,
     rules: &Rules,
-) -> Result<Option<Wish>, Error> {
+) -> Result<Asked, Error> {
     let found = Found::among(request.headers());
     let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
     let (wish, host) = if request.method() == Method::CONNECT {
@@ -112,6 +112,7 @@ pub(super) fn prepare_request<B: Body>(
     let chunked = chunked
         || request.version() == Version::HTTP_2 && !request.headers().contains_key(header::CONTENT_LENGTH);
     let via = via(request.version());
+    let is_1_0 = request.version() == Version::HTTP_10;
     *request.version_mut() = Version::HTTP_11;
     // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
     request.extensions_mut().clear();
@@ -121,8 +122,9 @@ pub(super) fn prepare_request<B: Body>(
     let trailers = found.one_hop && has_token(headers, &header::TE, "trailers");
     found.end_hop(headers);
     found.end_claims(headers);
-    if found.expect && has_token(headers, &header::EXPECT, "100-continue") {
-        // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
+    let expects = found.expect && has_body && !is_1_0 && is_continue(headers);
+    if found.expect && !expects && has_token(headers, &header::EXPECT, "100-continue") {
+        // There is nothing to wait for, or nobody who would understand.
         headers.remove(header::EXPECT);
     }
     if chunked && has_body {
@@ -155,7 +157,28 @@ pub(super) fn prepare_request<B: Body>(
         headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
     }
     headers.append(header::VIA, via);
-    Ok(wish)
+    Ok(Asked { wish, expects })
+}
+
+/// What a request asks for beside its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) wish: Option<Wish>,
+    /// The word to go on with its body (RFC 9110, section 10.1.1).
+    pub(super) expects: bool,
+}
+
+/// Takes from an interim answer what is for one hop.
+pub(super) fn prepare_interim(headers: &mut HeaderMap) {
+    Found::among(headers).end_hop(headers);
+}
+
+/// Whether the client waits for a word before it sends its body: as hyper sees it, which gives that word when
+/// the body is first read.
+fn is_continue(headers: &HeaderMap) -> bool {
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    let first = expected.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    first && expected.next().is_none()
 }
 
 /// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -219,6 +219,8 @@ pub(super) struct Notes {
     pub(super) released: Cell<bool>,
     /// What the connection becomes once the answer is written.
     pub(super) tunnel: RefCell<Option<Box<TunnelStream>>>,
+    /// Interim answers that hyper knows nothing of, as bytes, and how many of these are written.
+    pub(super) interim: RefCell<(Vec<u8>, usize)>,
 }
 
 /// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,
@@ -293,6 +295,31 @@ impl Noted {
         }
     }
 
+    /// Writes the interim answers that wait. hyper cannot: it has one answer for each request.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let notes = self.notes.clone();
+        let mut interim = notes.interim.borrow_mut();
+        let (bytes, written) = &mut *interim;
+        while *written < bytes.len() {
+            let result = Pin::new(&mut self.stream).poll_write(cx, &bytes[*written..]);
+            self.note_write(&result);
+            match ready!(result)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => *written += n,
+            }
+        }
+        (*bytes, *written) = (Vec::new(), 0);
+        // The answer itself waits for this.
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
+    }
+
+    /// One that has begun goes first; one that has not waits until hyper has nothing more to write, because what
+    /// it has may be the end of the answer before.
+    fn poll_begun_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.notes.interim.borrow().1 == 0 { Poll::Ready(Ok(())) } else { self.poll_interim(cx) }
+    }
+
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
         self.notes.write_blocked.set(written.is_pending());
         match written {
@@ -336,6 +363,7 @@ impl AsyncRead for Noted {
 impl AsyncWrite for Noted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_begun_interim(cx))?;
         this.guard_the_end();
         let below = this.stream.moves_below();
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
@@ -350,6 +378,7 @@ impl AsyncWrite for Noted {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_begun_interim(cx))?;
         this.guard_the_end();
         let below = this.stream.moves_below();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
@@ -364,6 +393,9 @@ impl AsyncWrite for Noted {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.notes.interim.borrow().0.is_empty() {
+            ready!(this.poll_interim(cx))?;
+        }
         let below = this.stream.moves_below();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.note_below(below);
