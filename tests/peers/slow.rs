@@ -88,7 +88,9 @@ fn twenty_upgrades(start: impl Fn(&str) -> (Exuvia, Vec<String>)) {
         assert_eq!(exuvia.generation(), generation);
         exuvia.upgrade();
     }
-    assert!(is_alive(first) && !uploading.is_finished() && !downloading.is_finished());
+    assert!(is_alive(first), "the first process has gone");
+    assert!(!uploading.is_finished(), "the upload has ended: {:?}", uploading.join());
+    assert!(!downloading.is_finished(), "the download has ended: {:?}", downloading.join());
     drop((take, read));
 
     assert_eq!(downloading.join().unwrap(), LENGTH);
