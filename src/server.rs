@@ -24,6 +24,7 @@ mod handshake;
 mod http2;
 mod rest;
 mod stream;
+pub mod strict;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -186,6 +187,10 @@ impl Server {
                     return self.serve_http2(stream, client, guard).await;
                 }
                 Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
+                Outcome::Refused { stream, refusal } => {
+                    let answer = refusal.answer();
+                    return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
+                }
                 Outcome::TooSlow { stream } => {
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }

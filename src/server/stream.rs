@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::strict::{Refused, Scanner};
 use crate::restart::Stream;
 
 /// A stream to a client. Bytes that were read from it and not consumed always travel with it.
@@ -159,20 +160,37 @@ pub(super) struct Notes {
     pub(super) end_guarded: Cell<bool>,
     /// Whether hyper has flushed its buffers and is done with the stream.
     pub(super) released: Cell<bool>,
+    /// How many heads hyper has read to their end and not handed over yet.
+    pub(super) heads_ahead: Cell<u64>,
+    /// Why nothing more is read.
+    pub(super) refused: Cell<Option<Refused>>,
 }
 
-/// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,
-/// `poll_without_shutdown`, may leave part of an answer in its buffer when the request was not read to its
-/// end. Its ordinary way flushes first.
+/// A [`Downstream`] that takes notes, lets only good requests pass, and that hyper cannot close: hyper's own way
+/// to give a stream back, `poll_without_shutdown`, may leave part of an answer in its buffer when the request was
+/// not read to its end. Its ordinary way flushes first.
 #[derive(Debug)]
 pub(super) struct Noted {
     pub(super) stream: Downstream,
     pub(super) notes: Rc<Notes>,
+    pub(super) scanner: Scanner,
 }
 
 impl Noted {
     fn note_move(&self) {
         self.notes.moves.set(self.notes.moves.get() + 1);
+    }
+
+    /// Judges what has been read behind `before`, and puts back what is refused. A tunnel may want it.
+    fn judge(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let read = &buf.filled()[before..];
+        let scanned = self.scanner.scan(read);
+        self.notes.heads_ahead.set(self.notes.heads_ahead.get() + scanned.heads);
+        if scanned.refused.is_some() {
+            self.notes.refused.set(scanned.refused);
+            self.stream.put_back(Bytes::copy_from_slice(&read[scanned.passed..]));
+            buf.set_filled(before + scanned.passed);
+        }
     }
 
     /// While an answer is written whose end is the connection's, whatever else ends the connection, be it the
@@ -200,11 +218,20 @@ impl AsyncRead for Noted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
+        if let Some(refused) = this.notes.refused.get() {
+            return refuse(refused);
+        }
         let result = Pin::new(&mut this.stream).poll_read(cx, buf);
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.note_move();
                 this.notes.head_begun.set(true);
+                this.judge(buf, before);
+                if let Some(refused) = this.notes.refused.get()
+                    && buf.filled().len() == before
+                {
+                    return refuse(refused);
+                }
             }
             Poll::Ready(_) => {
                 this.notes.peer_closed.set(true);
@@ -213,6 +240,15 @@ impl AsyncRead for Noted {
             Poll::Pending => {}
         }
         result
+    }
+}
+
+/// What hyper gets in place of what is refused: the end of a body that is none; and of a head nothing, because the
+/// answers to the requests before it come first, and then the driver says what is to be said.
+fn refuse(refused: Refused) -> Poll<io::Result<()>> {
+    match refused.in_body {
+        true => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refused.refusal))),
+        false => Poll::Pending,
     }
 }
 
