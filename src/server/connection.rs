@@ -236,7 +236,6 @@ impl<'c> Watch<'c> {
 
     fn outcome(self, ended: Ended, mut stream: Downstream) -> Outcome {
         let notes = self.notes;
-        let refused = notes.refused.get().filter(|_| !self.parting);
         match ended {
             Ended::Refused(_) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
@@ -244,6 +243,10 @@ impl<'c> Watch<'c> {
             Ended::Refused(refusal) => {
                 tracing::debug!(label = refusal.label(), "a request was refused: {refusal}");
                 Outcome::Refused { stream, refusal }
+            }
+            Ended::Http(result) if notes.refused.get().is_some_and(|refused| refused.in_body) => {
+                let cut = result.is_err_and(|error| error.is_user());
+                Outcome::Cut { stream, end: End::ProtocolError, reset: cut && notes.close_delimited.get() }
             }
             Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
                 true => {

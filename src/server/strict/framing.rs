@@ -111,6 +111,8 @@ impl Length {
                 b' ' | b'\t' if self.at == At::Before => {}
                 b' ' | b'\t' => self.at = At::Behind,
                 b'0'..=b'9' if self.at != At::Behind => {
+                    // Some take what begins with a zero for octal.
+                    self.bad |= self.at == At::In && self.value == 0;
                     self.at = At::In;
                     let digit = u64::from(byte - b'0');
                     let value = self.value.checked_mul(10).and_then(|value| value.checked_add(digit));
