@@ -47,5 +47,7 @@ mod residue;
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/smuggling.rs"]
+mod smuggling;
 #[path = "process/upgrade.rs"]
 mod upgrade;
