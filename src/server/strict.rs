@@ -396,4 +396,6 @@ impl Scanner {
 }
 
 #[cfg(test)]
+mod agree;
+#[cfg(test)]
 mod tests;

@@ -207,7 +207,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, String> {
         body.extend(all);
         at += length;
     }
-    while chunked == 1 {
+    let mut more = chunked == 1;
+    while more {
         let rest = &bytes[at..];
         let Some(line) = rest.windows(2).position(|window| window == b"\r\n") else { return Ok(None) };
         let size = std::str::from_utf8(&rest[..line]).map_err(|error| error.to_string())?;
@@ -222,9 +223,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, String> {
         }
         body.extend(chunk);
         at += line + 4 + size;
-        if size == 0 {
-            break;
-        }
+        more = size > 0;
     }
     Ok(Some((format!("{method} {target} {}", String::from_utf8_lossy(&body)), at)))
 }
@@ -298,13 +297,13 @@ fn written_out(template: &str) -> String {
 fn try_all(cases: &[Case]) {
     let (upstream, record) = recorder();
     let exuvia = Exuvia::start(&upstream.settings());
-    let last = format!("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let last = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     for (case, statuses, requests, then) in cases {
         let mut input = written_out(case);
         let (mut statuses, mut requests) = (vec![*statuses], vec![written_out(requests)]);
         requests.retain(|requests| !requests.is_empty());
         if *then == GoesOn {
-            input += &last;
+            input += last;
             statuses.push("200");
             requests.push("GET /last ".into());
         }
