@@ -13,6 +13,9 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod interim;
+mod proxy_header;
+mod tunnel;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -21,14 +24,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault};
+pub use proxy_header::{Ends, ProxyVersion};
+pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, ServerAddr};
 
 use body::Upload;
 use headers::Forwarded;
+use interim::Inbox;
 use upstream::Server;
 
 use crate::timer::Timer;
@@ -45,6 +52,10 @@ pub struct Config {
     pub response_timeout: Duration,
     /// How long a server may pause in the middle of an answer, before the answer is broken off.
     pub stall_timeout: Duration,
+    /// The names of the protocols of `Upgrade` that are passed on, in lower case.
+    pub upgrades: Vec<String>,
+    /// Whether `CONNECT` is passed on.
+    pub connect: bool,
 }
 
 impl Default for Config {
@@ -54,6 +65,8 @@ impl Default for Config {
             connections: ConnectionConfig::default(),
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            upgrades: vec!["websocket".to_owned()],
+            connect: false,
         }
     }
 }
@@ -66,6 +79,7 @@ pub struct Proxy {
     turn: Cell<usize>,
     response_timeout: Duration,
     stall_timeout: Duration,
+    rules: Rules,
 }
 
 impl Proxy {
@@ -77,12 +91,18 @@ impl Proxy {
             turn: Cell::new(0),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
+            rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
 
     /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
-    pub fn client(self: &Rc<Self>, ip: Option<IpAddr>, scheme: &'static str) -> Client {
-        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme)) }
+    pub fn client(
+        self: &Rc<Self>,
+        ip: Option<IpAddr>,
+        scheme: &'static str,
+        certificate: ClientCertificate,
+    ) -> Client {
+        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme, certificate)) }
     }
 
     /// The servers in the order in which this request tries them.
@@ -95,6 +115,21 @@ impl Proxy {
     }
 }
 
+/// Who a client is by its own certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It was not asked.
+    #[default]
+    NotAsked,
+    /// It was asked, and has shown none.
+    NotShown,
+    /// It has shown one that an authority of ours has signed.
+    Verified {
+        /// Printable ASCII; empty if the certificate has none.
+        subject: String,
+    },
+}
+
 /// One client's connection, as the proxy sees it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -105,7 +140,12 @@ pub struct Client {
 impl Client {
     /// Makes room for one request at a time. HTTP/1 has one for the whole connection, HTTP/2 one for each stream.
     pub fn exchange(&self) -> Exchange {
-        Exchange { client: self.clone(), upload: Rc::new(Upload::new()), timer: Rc::default() }
+        Exchange {
+            client: self.clone(),
+            upload: Rc::new(Upload::new()),
+            timer: Rc::default(),
+            inbox: Inbox::default(),
+        }
     }
 }
 
@@ -115,6 +155,7 @@ pub struct Exchange {
     client: Client,
     upload: Rc<Upload>,
     timer: Rc<RefCell<Timer>>,
+    inbox: Inbox,
 }
 
 /// What a client gets for its request.
@@ -122,6 +163,8 @@ pub struct Exchange {
 pub enum Answer {
     /// A response, be it from an upstream or of our own.
     Response(Response<Body>),
+    /// The head that says that something else follows, and the connection to the server that carries it.
+    Tunnel(Response<()>, TunnelStream),
 }
 
 impl Exchange {
@@ -133,7 +176,12 @@ impl Exchange {
             Ok(answer) => answer,
             Err(error) => {
                 error.log();
-                Answer::Response(error.response())
+                let mut response = error.response();
+                if self.upload.shut() {
+                    self.upload.end_shut();
+                    forward::close(response.headers_mut());
+                }
+                Answer::Response(response)
             }
         }
     }
@@ -146,6 +194,16 @@ impl Exchange {
     /// Whether the upstream would take more of the request body than the client has sent.
     pub fn is_awaited(&self) -> bool {
         self.upload.awaits_client()
+    }
+
+    /// Since when that is so.
+    pub(crate) fn awaited_since(&self) -> Option<Instant> {
+        self.upload.awaited_since()
+    }
+
+    /// Breaks the request body off: the answer is complete, and what is still to come of the request is of no use.
+    pub(crate) fn stop_upload(&self) {
+        self.upload.stop();
     }
 }
 

@@ -9,7 +9,6 @@
 //!
 //! A client that ends its side while it waits for an answer has gone away: its request to the upstream is
 //! dropped with it. One that only says that it has no more to send looks the same; nginx holds it so too.
-
 //!
 //! ```text
 //! accepted ──► greeting ──► handshake ──► http1 ◄──────► closed, at rest, cut …
@@ -25,6 +24,7 @@ mod http2;
 mod rest;
 mod stream;
 pub mod strict;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,41 +32,49 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
+use tokio::time::Instant;
 
 use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
 use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
+pub use greeting::ProxyProtocol;
+pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
+pub use http2::Config as Http2Config;
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 
 /// The kinds of connections.
-pub const KINDS: Kinds = &["handshake", "http1", "http2", "tunnel"];
-
-/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
-pub const HANDSHAKE: Kind = Kind(0);
+pub const KINDS: Kinds = &["http1", "http2", "tunnel", "handshake"];
 
 /// Connections that speak HTTP/1.
-pub const HTTP1: Kind = Kind(1);
+pub const HTTP1: Kind = Kind(0);
 
 /// Connections that speak HTTP/2.
-pub const HTTP2: Kind = Kind(2);
+pub const HTTP2: Kind = Kind(1);
 
 /// Connections that were HTTP and carry something else now.
-pub const TUNNEL: Kind = Kind(3);
+pub const TUNNEL: Kind = Kind(2);
+
+/// Connections of which the protocol is not known yet: the PROXY header or the TLS handshake is under way.
+pub const HANDSHAKE: Kind = Kind(3);
 
 /// What a client may do, and for how long.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What clients meet on each listener, by its name; on one that is not here, the default.
     pub listeners: HashMap<String, ListenerConfig>,
+    /// For what comes before a protocol: the PROXY header and the TLS handshake together.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request to the end of its head: 408.
     pub header_timeout: Duration,
     /// How long a connection may rest between requests.
     pub idle_timeout: Duration,
     /// How long nothing may move while we wait for the client, to read the answer or to send the body.
     pub stall_timeout: Duration,
+    /// How long a tunnel may rest with no byte either way.
+    pub tunnel_timeout: Duration,
     /// How long a client may take to close its side after we have closed ours.
     pub linger_timeout: Duration,
     /// The longest head of a request, in bytes: 431.
@@ -75,6 +83,8 @@ pub struct Config {
     pub max_headers: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
     pub buffer_bytes: usize,
+    /// What is of HTTP/2 alone.
+    pub http2: Http2Config,
 }
 
 /// What a client meets on one listener.
@@ -84,11 +94,15 @@ pub struct ListenerConfig {
     pub http1: bool,
     /// Whether clients may speak HTTP/2; without TLS by prior knowledge (RFC 9113, section 3.3).
     pub http2: bool,
+    /// How TLS is spoken; without it, it is not.
+    pub tls: Option<TlsConfig>,
+    /// Whether a load balancer in front says whom it speaks for.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        ListenerConfig { http1: true, http2: true }
+        ListenerConfig { http1: true, http2: true, tls: None, proxy_protocol: ProxyProtocol::Off }
     }
 }
 
@@ -96,13 +110,16 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listeners: HashMap::new(),
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
+            tunnel_timeout: Duration::from_secs(60 * 60),
             linger_timeout: Duration::from_secs(2),
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
             buffer_bytes: 128 * 1024,
+            http2: Http2Config::default(),
         }
     }
 }
@@ -116,6 +133,8 @@ pub struct Server {
     config: Config,
     default_listener: ListenerConfig,
     builder: Builder,
+    http2: h2::server::Builder,
+    clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
 }
 
@@ -131,14 +150,17 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
+        let http2 = http2::builder(&config);
+        let clock = Rc::default();
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }
 
     /// The kind as which a connection of this listener begins.
     pub fn first_kind(&self, listener: &str) -> Kind {
-        let ListenerConfig { http1, .. } = self.listener(listener);
+        let ListenerConfig { http1, tls, proxy_protocol, .. } = self.listener(listener);
         // Without anything before it, the first byte is of a request.
-        if *http1 { HTTP1 } else { HANDSHAKE }
+        let is_bare = tls.is_none() && matches!(proxy_protocol, ProxyProtocol::Off);
+        if *http1 && is_bare { HTTP1 } else { HANDSHAKE }
     }
 
     /// Serves a connection to its end, and enters that in the books. `guard` is of [`Server::first_kind`].
@@ -150,10 +172,13 @@ impl Server {
     /// An error is an end, too: one before any protocol was spoken.
     async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
         let Accepted { listener, stream, peer } = accepted;
-        let listener = self.listener(&listener);
-        let (stream, peer) = self.greet(Downstream::plain(stream), peer, listener, guard).await?;
-        let Shaken { stream, protocol, scheme } = self.shake(stream, listener, guard).await?;
-        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme);
+        let (name, listener) = (&*listener, self.listener(&listener));
+        let deadline = Instant::now() + self.config.handshake_timeout;
+        let (stream, peer) =
+            self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
+        let shaken = self.shake(stream, listener, guard, deadline).await?;
+        let Shaken { stream, protocol, scheme, certificate } = shaken;
+        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate);
         Ok(match protocol {
             Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
             Protocol::Http2 => self.serve_http2(stream, &client, guard).await,
@@ -177,7 +202,10 @@ impl Server {
                 Roused::Over => return self.close(stream, End::Closed).await,
                 Roused::Lost => return End::PeerAborted,
             }
-            match drive(&self.config, &self.builder, stream, rest, &exchange, guard, &mut timer).await {
+            let sniff = listener.http2;
+            let driving =
+                drive(&self.config, &self.builder, stream, rest, sniff, &exchange, guard, &mut timer);
+            match driving.await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
@@ -186,10 +214,16 @@ impl Server {
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }
-                Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
                 Outcome::Refused { stream, refusal } => {
                     let answer = refusal.answer();
                     return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
+                }
+                Outcome::Http2 { stream } => {
+                    return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;
+                }
+                Outcome::Tunnel { stream, upstream } => {
+                    // It is larger than all the rest, and few connections become one.
+                    return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;
                 }
                 Outcome::TooSlow { stream } => {
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;

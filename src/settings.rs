@@ -24,6 +24,7 @@ use crate::restart::ListenAddr;
 mod check;
 mod print;
 mod problem;
+mod protocols;
 mod raw;
 #[cfg(test)]
 mod reference;
@@ -31,6 +32,10 @@ mod upstream_addr;
 mod value;
 
 pub use problem::{Origin, Problem, SettingsError};
+pub use protocols::{
+    CertificateSettings, ClientCertificates, Http2Settings, ListenerTlsSettings, Protocol,
+    ProxyProtocolSettings, ProxyVersion, TlsSettings, TlsVersion, UpstreamProtocol, UpstreamTlsSettings,
+};
 pub use upstream_addr::{ParseUpstreamAddrError, UpstreamAddr};
 
 use problem::Problems;
@@ -42,6 +47,12 @@ pub struct Settings {
     pub workers: usize,
     /// What to listen on, ordered by name: 1 to 64 listeners, no two on the same address.
     pub listeners: Vec<ListenerSettings>,
+    /// The certificates that listeners and upstreams name, ordered by name: at most 1024.
+    pub certificates: Vec<CertificateSettings>,
+    /// What holds for TLS on every listener.
+    pub tls: TlsSettings,
+    /// What clients may do with HTTP/2.
+    pub http2: Http2Settings,
     /// Where requests go.
     pub upstream: UpstreamSettings,
     /// How long a client may take.
@@ -71,6 +82,12 @@ pub struct ListenerSettings {
     pub backlog: u32,
     /// The mode of a Unix socket's file, permission bits only; without meaning for TCP.
     pub unix_mode: u32,
+    /// How it speaks TLS. None: it does not.
+    pub tls: Option<ListenerTlsSettings>,
+    /// What clients may speak, best first; at least one, none twice.
+    pub protocols: Vec<Protocol>,
+    /// Whether a load balancer in front says who the client is.
+    pub proxy_protocol: ProxyProtocolSettings,
 }
 
 /// Where requests go: `[upstream]`.
@@ -78,6 +95,18 @@ pub struct ListenerSettings {
 pub struct UpstreamSettings {
     /// The servers, at most 256; none asks for the built-in demonstration upstream.
     pub servers: Vec<UpstreamAddr>,
+    /// What is spoken with them.
+    pub protocol: UpstreamProtocol,
+    /// How TLS is spoken with them. None: it is not.
+    pub tls: Option<UpstreamTlsSettings>,
+    /// How many requests one HTTP/2 connection carries at once: 1 to 10,000.
+    pub max_streams: u32,
+    /// Whether they are told who the client is, at the beginning of each connection.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// The tokens of `Upgrade` that are passed on, in lower case; at most 16, never `h2c`.
+    pub upgrades: Vec<String>,
+    /// Whether `CONNECT` is passed on.
+    pub connect: bool,
     /// From the start of a connection attempt to its success; above zero.
     pub connect_timeout: Duration,
     /// From the end of a request to the last line of the response's head; above zero.
@@ -91,12 +120,16 @@ pub struct UpstreamSettings {
 /// How long a client may take: `[timeouts]`. All above zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutSettings {
+    /// For the PROXY header and the TLS handshake together.
+    pub handshake: Duration,
     /// From the first byte of a request to its last header line.
     pub header: Duration,
     /// How long a keep-alive connection may rest between requests.
     pub idle: Duration,
     /// How long no byte may move to or from the client while we wait for it.
     pub stall: Duration,
+    /// How long a tunnel may rest.
+    pub tunnel: Duration,
 }
 
 /// How much a client may take: `[limits]`.

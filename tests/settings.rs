@@ -221,7 +221,7 @@ fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
         ("restart.stall = '1s'", "restart.stall", "did you mean timeouts.stall?"),
         ("listener.web.address = 'x'", "listener", "did you mean [listeners]?"),
         ("drain.zzzzzzzz = 1", "drain.zzzzzzzz", "allowed here are timeout, idle_grace"),
-        ("zzzzzzzz = 1", "zzzzzzzz", "allowed are workers and the tables listeners, upstream"),
+        ("zzzzzzzz = 1", "zzzzzzzz", "allowed are workers and the tables listeners, certificates"),
         ("listeners.a = {address = '[::]:0', adress = 1}", "listeners.a.adress", "listeners.NAME.address?"),
         ("'restart.probation' = '1s'", "\"restart.probation\"", "unknown key"),
         ("'workers[999999999999]' = 1", "\"workers[999999999999]\"", "unknown key"),
@@ -338,7 +338,43 @@ fn printed_settings_load_as_the_same() {
         response_timeout = "24h"
         idle_timeout = "0s"
         max_idle_per_worker = 0
+        protocol = "alpn"
+        tls = true
+        tls_name = "app.internal"
+        ca = "/etc/ca.pem"
+        client_certificate = "a"
+        max_streams = 1
+        proxy_protocol = "v2"
+        upgrades = ["websocket", "foo/2"]
+        connect = true
+        [listeners.secure]
+        address = "127.0.0.1:8443"
+        certificates = ["b-1", "a"]
+        tls_min_version = "1.3"
+        client_certificates = "requested"
+        client_ca = "clients.pem"
+        protocols = ["http/1.1", "h2"]
+        proxy_protocol = "required"
+        proxy_protocol_from = ["10.0.0.0/8", "::1"]
+        [certificates.a]
+        chain = "/a"
+        key = "/a.key"
+        [certificates.b-1]
+        chain = "/b"
+        key = "/b.key"
+        [tls]
+        ticket_lifetime = "1h"
+        ticket_key_files = ["/k1", "/k2"]
+        [http2]
+        max_streams = 10000
+        stream_window = 65535
+        connection_window = "64MiB"
+        max_resets_per_minute = 1
+        max_control_frames_per_minute = 10
+        ack_timeout = "1s"
         [timeouts]
+        handshake = "3s"
+        tunnel = "24h"
         header = "1m 30s"
         idle = "1h 1ms 1us 1ns"
         stall = "90m"

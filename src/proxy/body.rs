@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use super::error::{BodyError, Cause};
 use super::headers;
 use super::upstream::Lease;
 use crate::timer::Timer;
+use http2::FromHttp2;
+
+mod http2;
 
 /// What a client gets.
 #[derive(Debug)]
@@ -44,9 +47,16 @@ pub(super) struct Silence {
     pub(super) limit: Duration,
     /// Since when the client waits for the upstream; not while the upstream waits for the client.
     pub(super) since: Option<Instant>,
+    /// A request body that is still held, because the connection ends with an error of it.
+    pub(super) shut: Option<Rc<Upload>>,
 }
 
 impl Body {
+    /// A body without anything in it.
+    pub fn empty() -> Self {
+        Body::full(Bytes::new())
+    }
+
     pub(super) fn full(text: Bytes) -> Self {
         Body(Kind::Full(text))
     }
@@ -115,6 +125,9 @@ impl Drop for FromUpstream {
         {
             lease.give_back();
         }
+        if let Some(upload) = &self.silence.shut {
+            upload.end_shut();
+        }
     }
 }
 
@@ -123,18 +136,38 @@ impl Drop for FromUpstream {
 pub(super) struct Upload {
     /// Whether a body is on its way.
     open: Cell<bool>,
-    /// Whether the upstream would take more and the client has not sent it.
-    awaits_client: Cell<bool>,
+    /// Since when the upstream would take more and the client has not sent it.
+    awaited_since: Cell<Option<Instant>>,
     /// When the upstream last took something; since then it is the upstream that is waited for.
     advanced: Cell<Instant>,
+    /// Whether the body may be read at all.
+    gate: Cell<Gate>,
+    /// Whether nobody wants the rest of the body.
+    stopped: Cell<bool>,
+    /// Whoever waits for more of the body; kept only where it can be stopped.
+    reader: RefCell<Option<Waker>>,
+}
+
+/// Whether a body is read, when its client waits to be told to send it (RFC 9110, section 10.1.1). It is told when
+/// the body is first read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Until the upstream says so, or has said nothing for too long since then.
+    Held(Instant),
+    /// The upstream has answered without it. Whoever would read it waits, for as long as the answer is read.
+    Shut,
 }
 
 impl Upload {
     pub(super) fn new() -> Self {
         Upload {
             open: Cell::new(false),
-            awaits_client: Cell::new(false),
+            gate: Cell::new(Gate::Open),
+            awaited_since: Cell::new(None),
             advanced: Cell::new(Instant::now()),
+            stopped: Cell::new(false),
+            reader: RefCell::new(None),
         }
     }
 
@@ -148,7 +181,65 @@ impl Upload {
     }
 
     pub(super) fn awaits_client(&self) -> bool {
-        self.awaits_client.get()
+        self.awaited_since.get().is_some()
+    }
+
+    pub(super) fn awaited_since(&self) -> Option<Instant> {
+        self.awaited_since.get()
+    }
+
+    /// Holds the body back from now on.
+    pub(super) fn hold(&self) {
+        self.gate.set(Gate::Held(Instant::now()));
+    }
+
+    /// Since when it is held back.
+    pub(super) fn held_since(&self) -> Option<Instant> {
+        match self.gate.get() {
+            Gate::Held(since) => Some(since.max(self.advanced.get())),
+            Gate::Open | Gate::Shut => None,
+        }
+    }
+
+    /// Lets the body go on, if it is held back.
+    pub(super) fn admit(&self) {
+        if let Gate::Held(_) = self.gate.get() {
+            self.gate.set(Gate::Open);
+            self.advanced.set(Instant::now());
+            self.wake_reader();
+        }
+    }
+
+    /// Never lets the body go on, if it is held back; returns whether it was.
+    pub(super) fn shut(&self) -> bool {
+        let held = self.held_since().is_some();
+        if held {
+            self.gate.set(Gate::Shut);
+            self.wake_reader();
+        }
+        held
+    }
+
+    /// Lets go of who waits for a body that never comes.
+    pub(super) fn end_shut(&self) {
+        if self.gate.get() == Gate::Shut {
+            self.stopped.set(true);
+            self.wake_reader();
+        }
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Breaks the body off, and lets go of what it comes from.
+    pub(super) fn stop(&self) {
+        if self.open.get() {
+            self.stopped.set(true);
+            self.wake_reader();
+        }
     }
 
     pub(super) fn advanced(&self) -> Instant {
@@ -163,11 +254,26 @@ pub struct ClientBody(Source);
 #[derive(Debug)]
 enum Source {
     Http1(Incoming),
+    Http2(FromHttp2),
+    /// It was stopped.
+    Gone,
 }
 
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
         ClientBody(Source::Http1(incoming))
+    }
+}
+
+impl ClientBody {
+    /// The body of a request that came by HTTP/2. `length` is what its head says of it, `before` is called when it
+    /// is first read.
+    pub(crate) fn http2(
+        stream: h2::RecvStream,
+        length: Option<u64>,
+        before: Option<Box<dyn FnOnce()>>,
+    ) -> Self {
+        ClientBody(Source::Http2(FromHttp2::new(stream, length, before)))
     }
 }
 
@@ -180,18 +286,24 @@ impl http_body::Body for ClientBody {
             Source::Http1(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Cause::from)))
             }
+            Source::Http2(stream) => stream.poll_frame(cx),
+            Source::Gone => Poll::Ready(Some(Err("the answer was complete before the request".into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Http1(incoming) => incoming.is_end_stream(),
+            Source::Http2(stream) => stream.is_end_stream(),
+            Source::Gone => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Http1(incoming) => incoming.size_hint(),
+            Source::Http2(stream) => stream.size_hint(),
+            Source::Gone => SizeHint::default(),
         }
     }
 }
@@ -206,6 +318,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
+        upload.gate.set(Gate::Open);
         RequestBody { incoming, upload }
     }
 }
@@ -216,15 +329,32 @@ impl http_body::Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let this = self.get_mut();
+        if this.upload.stopped.get() {
+            this.incoming.0 = Source::Gone;
+        } else if this.upload.gate.get() != Gate::Open {
+            if this.upload.gate.get() == Gate::Shut {
+                this.incoming.0 = Source::Gone;
+                this.upload.open.set(false);
+            }
+            this.upload.reader.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::prepare_trailers(trailers);
         }
-        this.upload.awaits_client.set(frame.is_pending());
         if frame.is_ready() {
+            this.upload.awaited_since.set(None);
             this.upload.advanced.set(Instant::now());
+        } else {
+            if this.upload.awaited_since.get().is_none() {
+                this.upload.awaited_since.set(Some(Instant::now()));
+            }
+            if let Source::Http2(_) = this.incoming.0 {
+                this.upload.reader.replace(Some(cx.waker().clone()));
+            }
         }
         frame
     }
@@ -241,6 +371,6 @@ impl http_body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.upload.open.set(false);
-        self.upload.awaits_client.set(false);
+        self.upload.awaited_since.set(None);
     }
 }

@@ -5,6 +5,7 @@
 //!   have this proxy strip the fields by which the upstream routes, frames or authorises.
 //! - `X-Forwarded-*` is *set*, never extended, and its relatives are dropped: this is an edge, and what an
 //!   unknown client says of whom it speaks for is worth nothing, be it spelt with underscores or in trailers.
+//!   So it is with `X-Client-Cert-*`, which a listener that asks for certificates sets and nobody else.
 //! - `Via` is extended both ways (RFC 9110, section 7.6.3).
 
 use std::net::IpAddr;
@@ -14,11 +15,16 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
+use super::ClientCertificate;
 use super::error::Error;
+use super::tunnel::{self, Rules, Wish};
 
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -27,6 +33,7 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 const VIA_1_0: HeaderValue = HeaderValue::from_static("1.0 exuvia");
 const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 exuvia");
+const VIA_2_0: HeaderValue = HeaderValue::from_static("2.0 exuvia");
 
 /// What a client may not say: whom it speaks for, credentials meant for a forward proxy, and the field that
 /// CGI turns into `HTTP_PROXY` (httpoxy.org).
@@ -34,15 +41,16 @@ static NOT_FROM_CLIENTS: [HeaderName; 5] =
     [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP, header::PROXY_AUTHORIZATION, PROXY];
 
 /// What this proxy says of the client; nobody else may, in any spelling and in any place.
-static OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
+static OURS: [HeaderName; 5] =
+    [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_VERIFIED];
 
 /// What frames or routes a message, which is too late for in trailers (RFC 9110, section 6.5.1). HTTP/1 clients are
 /// refused for it; that their transfer coding ends here goes without saying.
 static NOT_IN_TRAILERS: [HeaderName; 2] = [header::CONTENT_LENGTH, header::HOST];
 
 /// What is for one hop, beside what `Connection` names.
-static ONE_HOP: [HeaderName; 5] =
-    [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+static ONE_HOP: [HeaderName; 6] =
+    [HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// What `Connection` names in vain.
 static END_TO_END: [HeaderName; 14] = [
@@ -67,29 +75,51 @@ static END_TO_END: [HeaderName; 14] = [
 pub(super) struct Forwarded {
     client: HeaderValue,
     scheme: HeaderValue,
+    /// Whether its certificate was verified; `None` where clients are not asked for one.
+    verified: Option<HeaderValue>,
+    subject: Option<HeaderValue>,
 }
 
 impl Forwarded {
     /// `client` is `None` on a Unix socket.
-    pub(super) fn new(client: Option<IpAddr>, scheme: &'static str) -> Self {
+    pub(super) fn new(client: Option<IpAddr>, scheme: &'static str, certificate: ClientCertificate) -> Self {
         let unknown = HeaderValue::from_static("unknown");
         let client = client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()).unwrap_or(unknown);
-        Forwarded { client, scheme: HeaderValue::from_static(scheme) }
+        let (verified, subject) = match certificate {
+            ClientCertificate::NotAsked => (None, None),
+            ClientCertificate::NotShown => (Some("NONE"), None),
+            ClientCertificate::Verified { subject } => {
+                let subject = Some(subject).filter(|subject| !subject.is_empty());
+                (Some("SUCCESS"), subject.and_then(|subject| HeaderValue::try_from(subject).ok()))
+            }
+        };
+        let verified = verified.map(HeaderValue::from_static);
+        Forwarded { client, scheme: HeaderValue::from_static(scheme), verified, subject }
     }
 }
 
 /// Turns what a client sent into what the upstream gets, or refuses it.
-pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &Forwarded) -> Result<(), Error> {
-    if request.method() == Method::CONNECT {
-        return Err(Error::Connect);
-    }
+pub(super) fn prepare_request<B: Body>(
+    request: &mut Request<B>,
+    forwarded: &Forwarded,
+    rules: &Rules,
+) -> Result<Asked, Error> {
     let found = Found::among(request.headers());
     let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
     if found.lengths > 1 || found.odd_length || found.lengths > 0 && chunked {
         return Err(Error::ContentLength);
     }
-    let host = take_host(request)?;
+    let (wish, host) = if request.method() == Method::CONNECT {
+        (Some(Wish::Connect), Some(tunnel::take_target(request, rules)?))
+    } else {
+        let wish = if found.upgrade { tunnel::upgrade(request, rules).map(Wish::Upgrade) } else { None };
+        (wish, take_host(request)?)
+    };
+    // HTTP/2 has frames to say where a body ends.
+    let chunked = chunked
+        || request.version() == Version::HTTP_2 && !request.headers().contains_key(header::CONTENT_LENGTH);
     let via = via(request.version());
+    let is_1_0 = request.version() == Version::HTTP_10;
     *request.version_mut() = Version::HTTP_11;
     // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
     request.extensions_mut().clear();
@@ -99,8 +129,9 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     let trailers = found.one_hop && has_token(headers, &header::TE, "trailers");
     found.end_hop(headers);
     found.end_claims(headers);
-    if found.expect && has_token(headers, &header::EXPECT, "100-continue") {
-        // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
+    let expects = found.expect && has_body && !is_1_0 && is_continue(headers);
+    if found.expect && !expects && has_token(headers, &header::EXPECT, "100-continue") {
+        // There is nothing to wait for, or nobody who would understand.
         headers.remove(header::EXPECT);
     }
     if chunked && has_body {
@@ -111,6 +142,10 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    if let Some(Wish::Upgrade(token)) = &wish {
+        headers.insert(header::UPGRADE, token.clone());
+        headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
     } else {
@@ -118,8 +153,39 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     }
     headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
     headers.insert(X_FORWARDED_PROTO, forwarded.scheme.clone());
+    if found.certificate {
+        headers.remove(X_CLIENT_CERT_SUBJECT);
+        headers.remove(X_CLIENT_CERT_VERIFIED);
+    }
+    if let Some(verified) = &forwarded.verified {
+        headers.insert(X_CLIENT_CERT_VERIFIED, verified.clone());
+    }
+    if let Some(subject) = &forwarded.subject {
+        headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
+    }
     headers.append(header::VIA, via);
-    Ok(())
+    Ok(Asked { wish, expects })
+}
+
+/// What a request asks for beside its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) wish: Option<Wish>,
+    /// The word to go on with its body (RFC 9110, section 10.1.1).
+    pub(super) expects: bool,
+}
+
+/// Takes from an interim answer what is for one hop.
+pub(super) fn prepare_interim(headers: &mut HeaderMap) {
+    Found::among(headers).end_hop(headers);
+}
+
+/// Whether the client waits for a word before it sends its body: as hyper sees it, which gives that word when
+/// the body is first read.
+fn is_continue(headers: &HeaderMap) -> bool {
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    let first = expected.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    first && expected.next().is_none()
 }
 
 /// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.
@@ -156,7 +222,11 @@ pub(super) fn prepare_response<B: Body>(response: &mut Response<B>) -> Result<()
 }
 
 fn via(version: Version) -> HeaderValue {
-    if version == Version::HTTP_10 { VIA_1_0 } else { VIA_1_1 }
+    match version {
+        Version::HTTP_10 => VIA_1_0,
+        Version::HTTP_2 => VIA_2_0,
+        _ => VIA_1_1,
+    }
 }
 
 /// Whether the body is chunked. An error is any other coding: what is not understood cannot be passed on,
@@ -231,7 +301,7 @@ fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> 
 
 /// Whether this is `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not, such as a space, a slash, an
 /// `@` or a second colon, different servers read differently.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     let (name, port) = split_port(host);
     let is_name = |c: &u8| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(c);
     let is_literal = |c: &u8| c.is_ascii_hexdigit() || b":.".contains(c);
@@ -290,7 +360,9 @@ struct Found {
     /// A length that is no plain number.
     odd_length: bool,
     expect: bool,
+    upgrade: bool,
     not_from_clients: bool,
+    certificate: bool,
     underscore: bool,
 }
 
@@ -304,7 +376,8 @@ impl Found {
                     found.names |= !names_no_field(value.as_bytes());
                 }
                 "transfer-encoding" => (found.one_hop, found.transfer_encoding) = (true, true),
-                "keep-alive" | "proxy-connection" | "te" | "upgrade" => found.one_hop = true,
+                "upgrade" => (found.one_hop, found.upgrade) = (true, true),
+                "http2-settings" | "keep-alive" | "proxy-connection" | "te" => found.one_hop = true,
                 "content-length" => {
                     found.lengths += 1;
                     found.listed_length |= value.as_bytes().contains(&b',');
@@ -314,6 +387,7 @@ impl Found {
                 "forwarded" | "proxy" | "proxy-authorization" | "x-forwarded-port" | "x-real-ip" => {
                     found.not_from_clients = true;
                 }
+                "x-client-cert-subject" | "x-client-cert-verified" => found.certificate = true,
                 "proxy-authenticate" => found.proxy_authenticate = true,
                 other => found.underscore |= other.as_bytes().contains(&b'_'),
             }
@@ -389,12 +463,12 @@ fn remove_named(headers: &mut HeaderMap) {
     }
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// The members of a list field (RFC 9110, section 5.6.1).
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+pub(super) fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     let values = headers.get_all(name).into_iter();
     values.flat_map(|value| value.as_bytes().split(|c| *c == b',')).map(<[u8]>::trim_ascii)
 }

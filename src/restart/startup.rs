@@ -10,6 +10,7 @@ use super::handoff::{End, Introduction, Message, Offer};
 use super::inherit::{self, Inherited};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
+use super::luggage::Luggage;
 use super::member::Member;
 use super::state::Failure;
 use super::tracker::Kinds;
@@ -30,7 +31,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// How long connections may take to finish.
     pub drain_timeout: Duration,
-    /// How long a connection at rest may take to bring another request while the process drains.
+    /// How long a connection at rest may take to bring another request while the process drains. It ends a
+    /// little before `drain_timeout` at the latest, and after 5 s when nobody has taken over.
     pub idle_grace: Duration,
     /// The version of the program, for people.
     pub version: String,
@@ -47,7 +49,7 @@ impl Default for Options {
             max_generations: 8,
             pid_file: None,
             drain_timeout: Duration::from_secs(30),
-            idle_grace: Duration::from_secs(5),
+            idle_grace: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kinds: &["connection"],
         }
@@ -62,6 +64,7 @@ pub struct Startup {
     pub(crate) started: SystemTime,
     pub(crate) listeners: Listeners,
     pub(crate) parent: Option<Predecessor>,
+    luggage: Luggage,
 }
 
 /// What a child got from its parent.
@@ -90,22 +93,25 @@ impl Startup {
                 started: SystemTime::now(),
                 listeners: Listeners::new(sockets),
                 parent: None,
+                luggage: Luggage::default(),
             });
         };
-        let begun = read_offer(&channel).and_then(|(offer, descriptors)| {
+        let begun = read_offer(&channel).and_then(|(mut offer, descriptors)| {
             let executable = PathBuf::from(&offer.executable);
             let invocation = Invocation::capture(Some(executable).filter(|path| path.is_absolute()))?;
             let generation = offer.generation;
             sockets.iter_mut().for_each(|socket| socket.lent = offer.lent.contains(&socket.name));
-            Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?))
+            let luggage = std::mem::take(&mut offer.luggage);
+            Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?, luggage))
         });
         match begun {
-            Ok((invocation, generation, parent)) => Ok(Startup {
+            Ok((invocation, generation, parent, luggage)) => Ok(Startup {
                 invocation,
                 generation,
                 started: SystemTime::now(),
                 listeners: Listeners::new(sockets),
                 parent: Some(parent),
+                luggage,
             }),
             Err(error) => {
                 tell(&channel, Failure::from(&error));
@@ -122,6 +128,11 @@ impl Startup {
     /// Whether an upgrade made this process.
     pub fn is_upgrade(&self) -> bool {
         self.parent.is_some()
+    }
+
+    /// What the generation before has packed for this one; see [`Driver::pack`].
+    pub fn luggage(&mut self) -> &mut Luggage {
+        &mut self.luggage
     }
 
     /// The directory in which the process was started; relative paths begin there.

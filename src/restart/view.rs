@@ -36,7 +36,9 @@ pub struct Drain {
 
 impl Drain {
     pub(crate) fn begin(now: Instant, idle_grace: Duration, timeout: Duration) -> Self {
-        let (idle_until, deadline) = (later(now, idle_grace.min(timeout)), later(now, timeout));
+        // A little before the deadline: what is at rest then is closed in order, and not cut.
+        let idle_grace = idle_grace.min(timeout - timeout / 16);
+        let (idle_until, deadline) = (later(now, idle_grace), later(now, timeout));
         Drain { since: now, idle_until, deadline }
     }
 }
@@ -64,6 +66,15 @@ pub type Viewer = watch::Receiver<View>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// They were cut together with what was in flight, and a request that came just then was reset.
+    #[test]
+    fn what_is_at_rest_is_closed_before_the_rest_is_cut() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let drain = Drain::begin(now, 60 * second, 32 * second);
+        assert_eq!((drain.idle_until - now, drain.deadline - now), (30 * second, 32 * second));
+        assert_eq!(Drain::begin(now, 5 * second, 32 * second).idle_until - now, 5 * second);
+    }
 
     /// A daemon that set no limit, by `Duration::MAX`, ended by a panic when it began to drain.
     #[test]

@@ -28,7 +28,7 @@ use super::answer::{Answer, answer};
 use super::rest::Rest;
 use super::stream::{Downstream, Noted, Notes};
 use super::strict::{Limits, Refusal, Scanner};
-use crate::proxy::Exchange;
+use crate::proxy::{Exchange, TunnelStream};
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -43,6 +43,8 @@ pub(super) enum Outcome {
     Http2 { stream: Downstream },
     /// A request that nobody may read, and whose client has not been told anything yet.
     Refused { stream: Downstream, refusal: Refusal },
+    /// The connection carries something else from here on, to and from this server.
+    Tunnel { stream: Downstream, upstream: Box<TunnelStream> },
     /// The client was too slow, and has not been told anything yet.
     TooSlow { stream: Downstream },
     /// An answer was broken off. If only the end of the connection tells where it ends, or the client does
@@ -68,19 +70,21 @@ enum Waits {
     Upstream,
 }
 
-/// Serves requests on `stream` until it ends or is to be given back.
+/// Serves requests on `stream` until it ends or is to be given back. With `sniff`, it may turn out to speak HTTP/2.
+#[expect(clippy::too_many_arguments, reason = "each is of another life than the others")]
 pub(super) async fn drive(
     config: &Config,
     builder: &Builder,
     stream: Downstream,
     rest: Rest,
+    sniff: bool,
     exchange: &Exchange,
     guard: &Guard,
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
     let scanner = Scanner::new(Limits { trailer_bytes: config.max_head_bytes, trailers: config.max_headers });
-    let io = TokioIo::new(Noted { stream, notes: notes.clone(), scanner });
+    let io = TokioIo::new(Noted::new(stream, notes.clone(), sniff, scanner));
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch::new(config, exchange, guard, &notes, rest);
@@ -89,7 +93,7 @@ pub(super) async fn drive(
     // What follows is only the close, however long the client takes to do its part.
     guard.set_active(false);
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().stream;
+    let mut stream = parts.io.into_inner().into_stream();
     stream.put_back(parts.read_buf);
     if notes.end_guarded.get() {
         stream.reset_on_close(false);
@@ -202,7 +206,7 @@ impl<'c> Watch<'c> {
             Waits::Client(notes.moves.get())
         } else if active {
             Waits::Upstream
-        } else if notes.head_begun.get() {
+        } else if notes.head_begun.get() || notes.record_begun.get() {
             Waits::Head
         } else {
             Waits::Rest
@@ -236,6 +240,11 @@ impl<'c> Watch<'c> {
 
     fn outcome(self, ended: Ended, mut stream: Downstream) -> Outcome {
         let notes = self.notes;
+        if let Ended::Http(Ok(())) = ended
+            && let Some(upstream) = notes.tunnel.take()
+        {
+            return Outcome::Tunnel { stream, upstream };
+        }
         match ended {
             Ended::Refused(_) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
@@ -255,6 +264,7 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
+            Ended::Http(Err(_)) if notes.garbled.get() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }

@@ -118,7 +118,7 @@ enum State {
     Data(u64),
     DataCr,
     DataLf,
-    /// What follows CONNECT belongs to a tunnel, if one is opened.
+    /// What follows CONNECT belongs to a tunnel, if one is opened, and is not to come before that.
     Tunnel,
     Refused(Refused),
 }
@@ -158,6 +158,13 @@ impl Scanner {
             }
         }
         Scanned { passed, heads: self.heads - heads, refused }
+    }
+
+    /// Every request has been answered, and none with a tunnel: what comes now was not sent for one.
+    pub fn answered(&mut self) {
+        if self.state == State::Tunnel {
+            self.state = State::Start;
+        }
     }
 
     /// Whether what has been read last ends a request, or nothing has been read.

@@ -1,25 +1,28 @@
 //! From the shape as written to settings that hold.
 
+mod protocols;
+mod upstream;
+
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 
 use super::problem::{Origin, Problem, Problems};
 use super::raw::{
     Origins, Raw, RawAdmin, RawControl, RawDrain, RawLimits, RawListener, RawLog, RawRestart, RawTimeouts,
-    RawUpstream, dotted,
+    dotted,
 };
 use super::value::{self, Checked, Leaf};
 use super::{
     AdminSettings, ControlSettings, ControlSocket, DrainSettings, LimitSettings, ListenerSettings,
-    LogSettings, RestartSettings, Settings, TimeoutSettings, UpstreamSettings,
+    LogSettings, RestartSettings, Settings, TimeoutSettings,
 };
 use crate::restart::ListenAddr;
 
 const LISTENERS_MAX: usize = 64;
-const LISTENER_NAME_MAX: usize = 64;
+/// The longest name of a listener or a certificate, in bytes.
+const NAME_MAX: usize = 64;
 /// Listener names travel as descriptor names, and those with this prefix are the restart core's own.
 const RESERVED_PREFIX: &str = "exuvia-";
-const UPSTREAM_SERVERS_MAX: usize = 256;
 
 /// Checks everything; each part is read to its end before a missing value ends the whole.
 pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) -> Option<Settings> {
@@ -27,8 +30,12 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
 
     let workers = check.read("workers", &raw.workers, value::workers(cpus));
-    let listeners = listeners(&raw.listeners, check);
-    let upstream = upstream(&raw.upstream, check);
+    let certificates = protocols::certificates(&raw.certificates, check);
+    let names: Vec<&str> = raw.certificates.keys().map(String::as_str).collect();
+    let listeners = listeners(&raw.listeners, &names, check);
+    let tls = protocols::tls(&raw.tls, check);
+    let http2 = protocols::http2(&raw.http2, check);
+    let upstream = upstream::upstream(&raw.upstream, &names, check);
     let timeouts = timeouts(&raw.timeouts, check);
     let limits = limits(&raw.limits, check);
     let restart = restart(&raw.restart, check);
@@ -39,6 +46,9 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let settings = Settings {
         workers: workers?,
         listeners: listeners?,
+        certificates: certificates?,
+        tls: tls?,
+        http2: http2?,
         upstream: upstream?,
         timeouts: timeouts?,
         limits: limits?,
@@ -89,43 +99,99 @@ impl Check<'_> {
         });
     }
 
-    /// About a listener as a whole.
-    fn refuse_listener(&mut self, key: &str, message: String) {
+    /// Refuses a value for what other settings say, which a file that cannot be read may change.
+    fn refuse_in_context(&mut self, key: &str, leaf: &Leaf, message: String) {
+        self.problems.add_in_context(Problem {
+            origin: self.origins.of(key),
+            key: Some(key.to_owned()),
+            value: Some(leaf.to_string()),
+            message,
+        });
+    }
+
+    /// About a table as a whole, such as a listener's.
+    fn refuse_table(&mut self, key: &str, message: String) {
         let origin = self.origins.of_missing(key);
         self.problems.add(Problem { origin, key: Some(key.to_owned()), value: None, message });
     }
+
+    /// About a key that the table lacks.
+    fn refuse_missing(&mut self, table: &str, name: &str, why: &str) {
+        let (origin, key) = (self.origins.of_missing(table), Some(format!("{table}.{name}")));
+        self.problems.add(Problem { origin, key, value: None, message: format!("missing; {why}") });
+    }
+
+    /// What the rule makes of each item of a list of at most `max`, such as `example`.
+    fn read_list<T>(
+        &mut self,
+        key: &str,
+        leaf: &Leaf,
+        (max, example): (usize, &str),
+        rule: impl Fn(&Leaf) -> Checked<T>,
+    ) -> Option<Vec<T>> {
+        let items = self.read(key, leaf, value::list(max, example))?;
+        let checked: Vec<_> = items.iter().map(|item| self.read(key, item, &rule)).collect();
+        checked.into_iter().collect()
+    }
+
+    /// The names of a section's tables: not too many, and each fit to be one.
+    fn names<'n>(
+        &mut self,
+        section: &str,
+        names: impl ExactSizeIterator<Item = &'n String>,
+        max: usize,
+    ) -> Option<()> {
+        if names.len() > max {
+            let message = format!("expected at most {max}, but there are {}", names.len());
+            self.refuse_table(section, message);
+            return None;
+        }
+        // A variable such as `EXUVIA__LISTENERS__WEB__ADDRESS` could not tell names apart that differ in case.
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for name in names {
+            let key = dotted(&[section, name]);
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            if !(1..=NAME_MAX).contains(&name.len()) || !name.bytes().all(is_allowed) {
+                let expected = format!("expected a name of 1 to {NAME_MAX} letters, digits, '_', '.' or '-'");
+                self.refuse_table(&key, expected);
+            }
+            if let Some(other) = seen.insert(name.to_ascii_lowercase(), name) {
+                self.refuse_table(
+                    &key,
+                    format!("expected a name that differs from {other} in more than case"),
+                );
+            }
+        }
+        Some(())
+    }
 }
 
-fn listeners(raw: &BTreeMap<String, RawListener>, check: &mut Check<'_>) -> Option<Vec<ListenerSettings>> {
-    if raw.len() > LISTENERS_MAX {
-        check.refuse_listener(
-            "listeners",
-            format!("expected at most {LISTENERS_MAX}, but there are {}", raw.len()),
-        );
-        return None;
-    }
-    distinct_names(raw, check);
-    let checked: Vec<_> = raw.iter().map(|(name, raw)| listener(name, raw, check)).collect();
+fn listeners(
+    raw: &BTreeMap<String, RawListener>,
+    certificates: &[&str],
+    check: &mut Check<'_>,
+) -> Option<Vec<ListenerSettings>> {
+    check.names("listeners", raw.keys(), LISTENERS_MAX)?;
+    let checked: Vec<_> = raw.iter().map(|(name, raw)| listener(name, raw, certificates, check)).collect();
     distinct_addresses(raw, &checked, check);
     checked.into_iter().collect()
 }
 
-fn listener(name: &str, raw: &RawListener, check: &mut Check<'_>) -> Option<ListenerSettings> {
+fn listener(
+    name: &str,
+    raw: &RawListener,
+    certificates: &[&str],
+    check: &mut Check<'_>,
+) -> Option<ListenerSettings> {
     let key = dotted(&["listeners", name]);
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if !(1..=LISTENER_NAME_MAX).contains(&name.len()) || !name.bytes().all(is_allowed) {
-        let expected =
-            format!("expected a name of 1 to {LISTENER_NAME_MAX} letters, digits, '_', '.' or '-'");
-        check.refuse_listener(&key, expected);
-    } else if name.starts_with(RESERVED_PREFIX) {
-        check.refuse_listener(&key, format!("expected a name that does not start with {RESERVED_PREFIX}"));
+    if name.starts_with(RESERVED_PREFIX) {
+        check.refuse_table(&key, format!("expected a name that does not start with {RESERVED_PREFIX}"));
     }
 
-    let address_key = format!("{key}.address");
     let address = match &raw.address {
-        Some(leaf) => check.read(&address_key, leaf, value::listen_addr),
+        Some(leaf) => check.read(&format!("{key}.address"), leaf, value::listen_addr),
         None => {
-            check.refuse_listener(&address_key, "missing; every listener needs an address".to_owned());
+            check.refuse_missing(&key, "address", "every listener needs an address");
             None
         }
     };
@@ -134,28 +200,20 @@ fn listener(name: &str, raw: &RawListener, check: &mut Check<'_>) -> Option<List
     let unix_mode = check.read(&mode_key, &raw.unix_mode, value::mode);
     if matches!(address, Some(ListenAddr::Tcp(_))) && check.origins.of(&mode_key) != Origin::Builtin {
         let expected = "expected on a unix: address only, and this listener has another";
-        check.refuse(&mode_key, &raw.unix_mode, expected.to_owned());
+        check.refuse_in_context(&mode_key, &raw.unix_mode, expected.to_owned());
     }
+    let tls = protocols::listener_tls(&key, raw, certificates, check);
+    let protocols = protocols::protocols(&key, raw, check);
+    let proxy_protocol = protocols::proxy_protocol(&key, raw, address.as_ref(), check);
     Some(ListenerSettings {
         name: name.to_owned(),
         address: address?,
         backlog: backlog?,
         unix_mode: unix_mode?,
+        tls: tls?,
+        protocols: protocols?,
+        proxy_protocol: proxy_protocol?,
     })
-}
-
-/// A variable such as `EXUVIA__LISTENERS__WEB__ADDRESS` could not tell names apart that differ in case alone.
-fn distinct_names(raw: &BTreeMap<String, RawListener>, check: &mut Check<'_>) {
-    let mut seen: HashMap<String, &str> = HashMap::new();
-    for name in raw.keys() {
-        if let Some(other) = seen.insert(name.to_ascii_lowercase(), name) {
-            let key = dotted(&["listeners", name]);
-            check.refuse_listener(
-                &key,
-                format!("expected a name that differs from {other} in more than case"),
-            );
-        }
-    }
 }
 
 /// Two sockets cannot be bound to one address, unless the kernel chooses the port.
@@ -184,7 +242,7 @@ fn apart_from_admin(settings: &Settings, raw: &Raw, check: &mut Check<'_>) {
     let same = settings.listeners.iter().find(|listener| listener.address == ListenAddr::Tcp(address));
     if let (Some(same), Some(leaf)) = (same, &raw.admin.address) {
         let other = dotted(&["listeners", &same.name]);
-        check.refuse(
+        check.refuse_in_context(
             "admin.address",
             leaf,
             format!("expected an address of its own, and {other} has this one"),
@@ -192,34 +250,19 @@ fn apart_from_admin(settings: &Settings, raw: &Raw, check: &mut Check<'_>) {
     }
 }
 
-fn upstream(raw: &RawUpstream, check: &mut Check<'_>) -> Option<UpstreamSettings> {
-    let servers = check.read("upstream.servers", &raw.servers, value::list(UPSTREAM_SERVERS_MAX));
-    let servers = servers.and_then(|items| {
-        let read = |item: &Leaf| check.read("upstream.servers", item, value::upstream_addr);
-        let checked: Vec<_> = items.iter().map(read).collect();
-        checked.into_iter().collect()
-    });
-    let connect_timeout =
-        check.read("upstream.connect_timeout", &raw.connect_timeout, value::duration_above_zero);
-    let response_timeout =
-        check.read("upstream.response_timeout", &raw.response_timeout, value::duration_above_zero);
-    let idle_timeout = check.read("upstream.idle_timeout", &raw.idle_timeout, value::duration_or_zero);
-    let max_idle_per_worker =
-        check.read("upstream.max_idle_per_worker", &raw.max_idle_per_worker, value::number(0..=65536));
-    Some(UpstreamSettings {
-        servers: servers?,
-        connect_timeout: connect_timeout?,
-        response_timeout: response_timeout?,
-        idle_timeout: idle_timeout?,
-        max_idle_per_worker: max_idle_per_worker?,
-    })
-}
-
 fn timeouts(raw: &RawTimeouts, check: &mut Check<'_>) -> Option<TimeoutSettings> {
+    let handshake = check.read("timeouts.handshake", &raw.handshake, value::duration_above_zero);
     let header = check.read("timeouts.header", &raw.header, value::duration_above_zero);
     let idle = check.read("timeouts.idle", &raw.idle, value::duration_above_zero);
     let stall = check.read("timeouts.stall", &raw.stall, value::duration_above_zero);
-    Some(TimeoutSettings { header: header?, idle: idle?, stall: stall? })
+    let tunnel = check.read("timeouts.tunnel", &raw.tunnel, value::duration_above_zero);
+    Some(TimeoutSettings {
+        handshake: handshake?,
+        header: header?,
+        idle: idle?,
+        stall: stall?,
+        tunnel: tunnel?,
+    })
 }
 
 fn limits(raw: &RawLimits, check: &mut Check<'_>) -> Option<LimitSettings> {
@@ -228,7 +271,11 @@ fn limits(raw: &RawLimits, check: &mut Check<'_>) -> Option<LimitSettings> {
         &raw.connections_per_worker,
         value::number(1..=1_000_000),
     );
-    let header_bytes = check.read("limits.header_bytes", &raw.header_bytes, value::header_bytes);
+    let header_bytes = check.read(
+        "limits.header_bytes",
+        &raw.header_bytes,
+        value::size(8 << 10..=1 << 20, r#"from "8KiB" to "1MiB""#),
+    );
     let headers = check.read("limits.headers", &raw.headers, value::number(1..=1000));
     Some(LimitSettings {
         connections_per_worker: connections_per_worker?,

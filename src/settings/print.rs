@@ -6,13 +6,29 @@ use std::time::Duration;
 
 use super::raw::dotted;
 use super::value::quoted;
-use super::{ControlSocket, ListenerSettings, LogFormat, Settings};
+use super::{
+    ClientCertificates, ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings,
+    ProxyVersion, Settings, TlsVersion, UpstreamProtocol, UpstreamSettings,
+};
 use crate::restart::ListenAddr;
 
 /// Every key, in the order of the reference. What the operator did not ask for is not written.
 pub(super) fn to_toml(settings: &Settings) -> String {
-    let Settings { workers, listeners, upstream, timeouts, limits, restart, drain, control, admin, log } =
-        settings;
+    let Settings {
+        workers,
+        listeners,
+        certificates,
+        tls,
+        http2,
+        upstream,
+        timeouts,
+        limits,
+        restart,
+        drain,
+        control,
+        admin,
+        log,
+    } = settings;
 
     let mut out = Document::default();
     out.key("workers", workers);
@@ -20,18 +36,31 @@ pub(super) fn to_toml(settings: &Settings) -> String {
         write_listener(&mut out, listener);
     }
 
-    out.section("upstream");
-    let servers: Vec<String> = upstream.servers.iter().map(|server| quoted(&server.to_string())).collect();
-    out.key("servers", format!("[{}]", servers.join(", ")));
-    out.key("connect_timeout", duration(upstream.connect_timeout));
-    out.key("response_timeout", duration(upstream.response_timeout));
-    out.key("idle_timeout", duration(upstream.idle_timeout));
-    out.key("max_idle_per_worker", upstream.max_idle_per_worker);
+    for certificate in certificates {
+        out.section(&dotted(&["certificates", &certificate.name]));
+        out.key("chain", path(&certificate.chain));
+        out.key("key", path(&certificate.key));
+    }
 
+    out.section("tls");
+    out.key("ticket_lifetime", duration(tls.ticket_lifetime));
+    out.key("ticket_key_files", list(tls.ticket_key_files.iter().map(|file| file.to_string_lossy())));
+
+    out.section("http2");
+    out.key("max_streams", http2.max_streams);
+    out.key("stream_window", http2.stream_window);
+    out.key("connection_window", http2.connection_window);
+    out.key("max_resets_per_minute", http2.max_resets_per_minute);
+    out.key("max_control_frames_per_minute", http2.max_control_frames_per_minute);
+    out.key("ack_timeout", duration(http2.ack_timeout));
+
+    write_upstream(&mut out, upstream);
     out.section("timeouts");
+    out.key("handshake", duration(timeouts.handshake));
     out.key("header", duration(timeouts.header));
     out.key("idle", duration(timeouts.idle));
     out.key("stall", duration(timeouts.stall));
+    out.key("tunnel", duration(timeouts.tunnel));
 
     out.section("limits");
     out.key("connections_per_worker", limits.connections_per_worker);
@@ -75,6 +104,68 @@ fn write_listener(out: &mut Document, listener: &ListenerSettings) {
     if let ListenAddr::Unix(_) = listener.address {
         out.key("unix_mode", quoted(&format!("{:04o}", listener.unix_mode)));
     }
+    out.key("certificates", list(listener.tls.iter().flat_map(|tls| &tls.certificates)));
+    if let Some(tls) = &listener.tls {
+        let version = match tls.min_version {
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        };
+        out.key("tls_min_version", quoted(version));
+        let (mode, ca) = match &tls.client_certificates {
+            ClientCertificates::Off => ("off", None),
+            ClientCertificates::Requested { ca } => ("requested", Some(ca)),
+            ClientCertificates::Required { ca } => ("required", Some(ca)),
+        };
+        out.key("client_certificates", quoted(mode));
+        out.optional("client_ca", ca.map(|ca| path(ca)));
+    }
+    let protocol = |protocol: &Protocol| match protocol {
+        Protocol::Http1 => "http/1.1",
+        Protocol::Http2 => "h2",
+    };
+    out.key("protocols", list(listener.protocols.iter().map(protocol)));
+    let (mode, from) = match &listener.proxy_protocol {
+        ProxyProtocolSettings::Off => ("off", &[][..]),
+        ProxyProtocolSettings::Optional { from } => ("optional", &from[..]),
+        ProxyProtocolSettings::Required { from } => ("required", &from[..]),
+    };
+    out.key("proxy_protocol", quoted(mode));
+    out.key("proxy_protocol_from", list(from.iter().map(ToString::to_string)));
+}
+
+fn write_upstream(out: &mut Document, upstream: &UpstreamSettings) {
+    out.section("upstream");
+    out.key("servers", list(upstream.servers.iter().map(ToString::to_string)));
+    let protocol = match upstream.protocol {
+        UpstreamProtocol::Http1 => "http1",
+        UpstreamProtocol::Http2 => "http2",
+        UpstreamProtocol::Alpn => "alpn",
+    };
+    out.key("protocol", quoted(protocol));
+    out.key("tls", upstream.tls.is_some());
+    if let Some(tls) = &upstream.tls {
+        out.optional("tls_name", tls.name.as_deref().map(quoted));
+        out.optional("ca", tls.ca.as_deref().map(path));
+        out.optional("client_certificate", tls.client_certificate.as_deref().map(quoted));
+    }
+    out.key("max_streams", upstream.max_streams);
+    let version = match upstream.proxy_protocol {
+        None => "off",
+        Some(ProxyVersion::V1) => "v1",
+        Some(ProxyVersion::V2) => "v2",
+    };
+    out.key("proxy_protocol", quoted(version));
+    out.key("upgrades", list(&upstream.upgrades));
+    out.key("connect", upstream.connect);
+    out.key("connect_timeout", duration(upstream.connect_timeout));
+    out.key("response_timeout", duration(upstream.response_timeout));
+    out.key("idle_timeout", duration(upstream.idle_timeout));
+    out.key("max_idle_per_worker", upstream.max_idle_per_worker);
+}
+
+fn list(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| quoted(item.as_ref())).collect();
+    format!("[{}]", items.join(", "))
 }
 
 fn duration(duration: Duration) -> String {

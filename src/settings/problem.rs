@@ -111,6 +111,13 @@ impl Problems {
         }
     }
 
+    /// Adds one that is a problem only beside other settings, which a useless file may well make.
+    pub(super) fn add_in_context(&mut self, problem: Problem) {
+        if !self.file_is_useless {
+            self.found.push(problem);
+        }
+    }
+
     /// Adds why the file is useless. From here on only what the environment says can be judged, since a value
     /// that seems to be missing may well stand in the file.
     pub(super) fn add_useless_file(&mut self, problems: impl IntoIterator<Item = Problem>) {

@@ -15,7 +15,7 @@ mod environment;
 mod keys;
 mod toml_file;
 
-pub(super) use keys::{KEYS, Key};
+pub(super) use keys::{KEYS, Key, NAMED, nearest};
 
 /// The name and address of the listener that there is when nobody configured one.
 const DEFAULT_LISTENER: (&str, &str) = ("web", "127.0.0.1:8080");
@@ -26,6 +26,9 @@ const DEFAULT_LISTENER: (&str, &str) = ("web", "127.0.0.1:8080");
 pub(super) struct Raw {
     pub(super) workers: Leaf,
     pub(super) listeners: BTreeMap<String, RawListener>,
+    pub(super) certificates: BTreeMap<String, RawCertificate>,
+    pub(super) tls: RawTls,
+    pub(super) http2: RawHttp2,
     pub(super) upstream: RawUpstream,
     pub(super) timeouts: RawTimeouts,
     pub(super) limits: RawLimits,
@@ -42,12 +45,53 @@ pub(super) struct RawListener {
     pub(super) address: Option<Leaf>,
     pub(super) backlog: Leaf,
     pub(super) unix_mode: Leaf,
+    pub(super) certificates: Leaf,
+    pub(super) tls_min_version: Leaf,
+    pub(super) client_certificates: Leaf,
+    pub(super) client_ca: Option<Leaf>,
+    pub(super) protocols: Leaf,
+    pub(super) proxy_protocol: Leaf,
+    pub(super) proxy_protocol_from: Leaf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCertificate {
+    pub(super) chain: Option<Leaf>,
+    pub(super) key: Option<Leaf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) ticket_lifetime: Leaf,
+    pub(super) ticket_key_files: Leaf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHttp2 {
+    pub(super) max_streams: Leaf,
+    pub(super) stream_window: Leaf,
+    pub(super) connection_window: Leaf,
+    pub(super) max_resets_per_minute: Leaf,
+    pub(super) max_control_frames_per_minute: Leaf,
+    pub(super) ack_timeout: Leaf,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawUpstream {
     pub(super) servers: Leaf,
+    pub(super) protocol: Leaf,
+    pub(super) tls: Leaf,
+    pub(super) tls_name: Option<Leaf>,
+    pub(super) ca: Option<Leaf>,
+    pub(super) client_certificate: Option<Leaf>,
+    pub(super) max_streams: Leaf,
+    pub(super) proxy_protocol: Leaf,
+    pub(super) upgrades: Leaf,
+    pub(super) connect: Leaf,
     pub(super) connect_timeout: Leaf,
     pub(super) response_timeout: Leaf,
     pub(super) idle_timeout: Leaf,
@@ -57,9 +101,11 @@ pub(super) struct RawUpstream {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTimeouts {
+    pub(super) handshake: Leaf,
     pub(super) header: Leaf,
     pub(super) idle: Leaf,
     pub(super) stall: Leaf,
+    pub(super) tunnel: Leaf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,9 +170,9 @@ impl Origins {
         }
     }
 
-    /// Who should have made the setting that `listener` lacks: the file, or else a variable that names it.
-    pub(super) fn of_missing(&self, listener: &str) -> Origin {
-        let prefix = format!("{listener}.");
+    /// Who should have made the setting that `table` lacks: the file, or else a variable that names the table.
+    pub(super) fn of_missing(&self, table: &str) -> Origin {
+        let prefix = format!("{table}.");
         let variable = || self.variables.iter().find(|(key, _)| key.starts_with(&prefix));
         match (&self.file, variable()) {
             (Some(file), _) => Origin::File(file.clone()),
@@ -151,8 +197,8 @@ pub(super) fn read(
         None => {}
     }
     let mut from_environment = Layer::default();
-    environment::add(environment, &from_file.listeners(), &mut from_environment, &mut origins, problems);
-    let defaults = Layer::defaults(&from_file.listeners(), &from_environment.listeners());
+    environment::add(environment, &from_file, &mut from_environment, &mut origins, problems);
+    let defaults = Layer::defaults(&from_file, &from_environment);
 
     let merged =
         Config::builder().add_source(defaults).add_source(from_file).add_source(from_environment).build();
@@ -188,28 +234,32 @@ impl Source for Layer {
 }
 
 impl Layer {
-    /// Every default, for the listeners that are named in the file or the environment.
+    /// Every default, for the tables that are named in the file or the environment.
     ///
     /// The default listener is there when the file has none and the environment names no other.
-    fn defaults(in_file: &[String], in_environment: &[String]) -> Layer {
+    fn defaults(from_file: &Layer, from_environment: &Layer) -> Layer {
         let mut layer = Layer::default();
-        for key in KEYS.iter().filter(|key| key.section != "listeners") {
-            let path = if key.section.is_empty() { vec![key.name] } else { vec![key.section, key.name] };
+        for key in KEYS.iter().filter(|key| !keys::is_named(key.section)) {
+            let path = key.parts(None);
             match key.default {
                 Some(text) => layer.set(&path, key.value_of_text(text)),
                 None => layer.table(&path[..path.len() - 1], |_| {}),
             }
         }
-        let (name, address) = DEFAULT_LISTENER;
-        let mut named: BTreeSet<&str> = in_file.iter().chain(in_environment).map(String::as_str).collect();
-        if in_file.is_empty() && named.iter().all(|&other| other == name) {
-            layer.set(&["listeners", name, "address"], ValueKind::String(address.to_owned()));
-            named.insert(name);
+        let (listener, address) = DEFAULT_LISTENER;
+        let has_no_other = from_environment.names("listeners").all(|other| other == listener);
+        if from_file.names("listeners").next().is_none() && has_no_other {
+            layer.set(&["listeners", listener, "address"], ValueKind::String(address.to_owned()));
         }
-        for listener in named {
-            for key in KEYS.iter().filter(|key| key.section == "listeners") {
-                if let Some(text) = key.default {
-                    layer.set(&["listeners", listener, key.name], key.value_of_text(text));
+        for section in NAMED {
+            layer.table(&[section], |_| {});
+            let named = [&layer, from_file, from_environment].map(|layer| layer.names(section));
+            let named: BTreeSet<String> = named.into_iter().flatten().map(str::to_owned).collect();
+            for name in &named {
+                for key in KEYS.iter().filter(|key| key.section == *section) {
+                    if let Some(text) = key.default {
+                        layer.set(&key.parts(Some(name)), key.value_of_text(text));
+                    }
                 }
             }
         }
@@ -222,19 +272,19 @@ impl Layer {
         for (name, value) in table {
             match value.kind {
                 _ if keys::find("", &name).is_some() => sift.keep(&[&name], value),
-                ValueKind::Table(listeners) if name == "listeners" => {
-                    sift.layer.table(&["listeners"], |_| {});
-                    for (listener, value) in listeners {
-                        let path = ["listeners", &listener];
+                ValueKind::Table(tables) if keys::is_named(&name) => {
+                    sift.layer.table(&[&name], |_| {});
+                    for (table_name, value) in tables {
+                        let path = [name.as_str(), &table_name];
                         match value.kind {
-                            ValueKind::Table(table) => sift.section(&path, "listeners", table),
-                            _ => sift.refuse(&path, value, "expected a table, [listeners.NAME]".to_owned()),
+                            ValueKind::Table(table) => sift.section(&path, &name, table),
+                            _ => sift.refuse(&path, value, format!("expected a table, [{name}.NAME]")),
                         }
                     }
                 }
                 ValueKind::Table(table) if keys::is_section(&name) => sift.section(&[&name], &name, table),
-                _ if name == "listeners" => {
-                    sift.refuse(&[&name], value, "expected a table for each, [listeners.NAME]".to_owned());
+                _ if keys::is_named(&name) => {
+                    sift.refuse(&[&name], value, format!("expected a table for each, [{name}.NAME]"));
                 }
                 _ if keys::is_section(&name) => {
                     sift.refuse(&[&name], value, format!("expected a table, [{name}]"));
@@ -244,12 +294,13 @@ impl Layer {
         }
     }
 
-    /// The names of the listeners that this layer says anything about.
-    fn listeners(&self) -> Vec<String> {
-        match self.0.get("listeners").map(|value| &value.kind) {
-            Some(ValueKind::Table(listeners)) => listeners.keys().cloned().collect(),
-            _ => Vec::new(),
-        }
+    /// The names of the tables in this section that this layer says anything about.
+    fn names(&self, section: &str) -> impl Iterator<Item = &str> {
+        let tables = match self.0.get(section).map(|value| &value.kind) {
+            Some(ValueKind::Table(tables)) => Some(tables.keys()),
+            _ => None,
+        };
+        tables.into_iter().flatten().map(String::as_str)
     }
 
     fn set(&mut self, path: &[&str], value: impl Into<ValueKind>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
-use super::raw::KEYS;
+use super::raw::{KEYS, NAMED};
 
 /// One setting in the reference.
 struct Entry {
@@ -41,8 +41,8 @@ fn entries() -> Vec<Entry> {
         let code = hidden.unwrap_or(line);
         if let Some(heading) = code.strip_prefix('[') {
             section = heading.trim_end_matches(']').to_owned();
-            if section.starts_with("listeners.") {
-                section = "listeners.NAME".to_owned();
+            if let Some((kind, _)) = section.split_once('.').filter(|(kind, _)| NAMED.contains(kind)) {
+                section = format!("{kind}.NAME");
             }
         } else if let Some((name, value)) = code.split_once(" = ").filter(|_| !code.starts_with('#')) {
             let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
@@ -88,7 +88,7 @@ fn every_default_in_the_reference_is_the_real_one() {
         let Some(default) = key.default else { continue };
         let entries = entries();
         let entry = entries.iter().find(|entry| entry.path == key.path()).unwrap();
-        let written = entry.value.trim_matches(|c| "\"[]".contains(c));
+        let written = entry.value.replace(|c| "\"[] ".contains(c), "");
         assert_eq!(written, default, "{}", entry.path);
         assert!(!entry.commented_out || entry.path.ends_with(".unix_mode"), "{} has a default", entry.path);
     }
@@ -96,11 +96,14 @@ fn every_default_in_the_reference_is_the_real_one() {
 
 #[test]
 fn what_is_commented_out_can_be_uncommented() {
-    let text: Vec<String> = text().lines().map(|line| uncommented(line).unwrap_or(line).to_owned()).collect();
+    // What is said of TLS to servers needs TLS.
+    let text = text().replace("\ntls = false", "\ntls = true");
+    let text: Vec<String> = text.lines().map(|line| uncommented(line).unwrap_or(line).to_owned()).collect();
     let file = file(&text.join("\n"));
     let settings = Settings::load(Some(file.path()), []).unwrap_or_else(|err| panic!("{err}"));
 
-    assert_eq!(settings.listeners.len(), 2);
+    assert_eq!(settings.listeners.len(), 3);
+    assert_eq!(settings.certificates.len(), 1);
     assert_eq!(settings.restart.executable, Some("/opt/exuvia/current/bin/exuvia".into()));
     assert_eq!(settings.restart.pid_file, Some("/run/exuvia/exuvia.pid".into()));
     assert_eq!(settings.control.socket, super::ControlSocket::Path("/run/exuvia/control.sock".into()));
@@ -116,17 +119,24 @@ fn what_is_commented_out_can_be_uncommented() {
 #[test]
 fn every_key_is_read() {
     for key in KEYS {
-        let path = key.path().replace("NAME", "local");
-        let address = if key.name == "address" { "" } else { "listeners.local.address = 'unix:/x'\n" };
-        let file = file(&format!("{address}{path} = [true]\n"));
+        let path = key.path().replace(".NAME.", ".local.");
+        // What it cannot be without.
+        let others = [
+            ("listeners.local.address", "unix:/x"),
+            ("certificates.local.chain", "/x"),
+            ("certificates.local.key", "/x"),
+        ];
+        let others: Vec<_> = others.into_iter().filter(|(other, _)| *other != path).collect();
+        let text: String = others.iter().map(|(other, value)| format!("{other} = '{value}'\n")).collect();
+        let file = file(&format!("{text}{path} = [true]\n"));
         let error = Settings::load(Some(file.path()), []).expect_err(&path);
         assert_eq!(error.problems().len(), 1, "{error}");
         assert_eq!(error.problems()[0].key.as_deref(), Some(path.as_str()), "{error}");
 
-        let variable = key.variable().replace("NAME", "LOCAL");
-        let address = ("EXUVIA__LISTENERS__LOCAL__ADDRESS".to_owned(), "unix:/x".to_owned());
-        let others = (key.name != "address").then_some(address);
-        let environment = others.into_iter().chain([(variable.clone(), "\u{7f}".to_owned())]);
+        let variable = key.variable().replace("__NAME__", "__LOCAL__");
+        let variable_of = |path: &str| format!("EXUVIA__{}", path.to_uppercase().replace('.', "__"));
+        let others = others.iter().map(|(other, value)| (variable_of(other), (*value).to_owned()));
+        let environment = others.chain([(variable.clone(), "\u{7f}".to_owned())]);
         let error = Settings::load(None, environment).expect_err(&variable);
         assert_eq!(error.problems().len(), 1, "{error}");
         assert_eq!(error.problems()[0].key.as_deref(), Some(path.as_str()), "{error}");

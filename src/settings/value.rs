@@ -3,11 +3,12 @@
 //! A rule is a function from a [`Leaf`] to what is wanted, or to the words for what would have been allowed.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use tracing_subscriber::EnvFilter;
 
@@ -216,8 +217,8 @@ pub(super) fn workers(cpus: usize) -> impl Fn(&Leaf) -> Checked<usize> {
     }
 }
 
-/// A size of 8 KiB to 1 MiB, in bytes.
-pub(super) fn header_bytes(leaf: &Leaf) -> Checked<usize> {
+/// A size within `range`, in bytes. `expected` says so.
+pub(super) fn size(range: RangeInclusive<usize>, expected: &str) -> impl Fn(&Leaf) -> Checked<usize> {
     const KIB: usize = 1024;
     let with_unit = |text: &str| {
         let (digits, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
@@ -228,13 +229,82 @@ pub(super) fn header_bytes(leaf: &Leaf) -> Checked<usize> {
         let number = whole_number(&Leaf::Text(digits.trim_end().to_owned()))?;
         usize::try_from(number).ok()?.checked_mul(unit)
     };
-    let bytes = match leaf {
-        Leaf::Text(text) if !text.bytes().all(|byte| byte.is_ascii_digit()) => with_unit(text),
-        _ => whole_number(leaf).and_then(|number| usize::try_from(number).ok()),
+    move |leaf| {
+        let bytes = match leaf {
+            Leaf::Text(text) if !text.bytes().all(|byte| byte.is_ascii_digit()) => with_unit(text),
+            _ => whole_number(leaf).and_then(|number| usize::try_from(number).ok()),
+        };
+        bytes
+            .filter(|bytes| range.contains(bytes))
+            .ok_or_else(|| format!("expected a size {expected}, or a number of bytes"))
+    }
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Leaf) -> Checked<T> {
+    move |leaf| {
+        let found = text(leaf).and_then(|text| words.iter().find(|(word, _)| *word == text));
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<String> = words.iter().map(|(word, _)| quoted(word)).collect();
+            match words.split_last() {
+                Some((last, rest)) if !rest.is_empty() => format!("expected {} or {last}", rest.join(", ")),
+                _ => format!("expected {}", words.concat()),
+            }
+        })
+    }
+}
+
+/// Yes or no; as text, too, as the environment has it.
+pub(super) fn switch(leaf: &Leaf) -> Checked<bool> {
+    match leaf {
+        Leaf::Bool(value) => Ok(*value),
+        Leaf::Text(text) if text == "true" => Ok(true),
+        Leaf::Text(text) if text == "false" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+/// A network, or a single address.
+pub(super) fn network(leaf: &Leaf) -> Checked<IpNet> {
+    let parsed = text(leaf).and_then(|text| {
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(address)
+    });
+    parsed.ok_or_else(|| "expected a network such as 10.0.0.0/8 or fd00::/8, or an address".to_owned())
+}
+
+/// A name that a server proves: a host name or an address.
+pub(super) fn server_name(leaf: &Leaf) -> Checked<String> {
+    let is_name = |text: &&str| rustls::pki_types::ServerName::try_from(*text).is_ok();
+    text(leaf)
+        .filter(is_name)
+        .map(str::to_owned)
+        .ok_or_else(|| "expected a host name such as app.internal, or an IP address".to_owned())
+}
+
+/// The name of a table that an operator names.
+pub(super) fn name(leaf: &Leaf) -> Checked<String> {
+    text(leaf).map(str::to_owned).ok_or_else(|| "expected a name".to_owned())
+}
+
+/// A token of `Upgrade` that may be passed on.
+pub(super) fn upgrade_token(leaf: &Leaf) -> Checked<String> {
+    const TOKEN_MAX: usize = 64;
+    let is_token = |text: &&str| {
+        let allowed =
+            |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~/".contains(&c);
+        (1..=TOKEN_MAX).contains(&text.len()) && text.bytes().all(allowed)
     };
-    bytes
-        .filter(|bytes| (8 * KIB..=KIB * KIB).contains(bytes))
-        .ok_or_else(|| r#"expected a size from "8KiB" to "1MiB", or a number of bytes"#.to_owned())
+    match text(leaf) {
+        // RFC 9113, section 3.1: it is of the past, and behind a proxy a way around it.
+        Some(token) if token.split('/').next() == Some("h2c") => {
+            Err("expected a protocol that may pass; h2c would be spoken past this proxy".to_owned())
+        }
+        other => other
+            .filter(is_token)
+            .map(str::to_owned)
+            .ok_or_else(|| "expected a protocol in lower case, such as websocket".to_owned()),
+    }
 }
 
 /// A file's permission bits, in octal.
@@ -321,13 +391,11 @@ pub(super) fn log_format(leaf: &Leaf) -> Checked<LogFormat> {
     }
 }
 
-/// A list of at most `max` items.
-pub(super) fn list(max: usize) -> impl Fn(&Leaf) -> Checked<Vec<Leaf>> {
+/// A list of at most `max` items, such as `example`.
+pub(super) fn list(max: usize, example: &str) -> impl Fn(&Leaf) -> Checked<Vec<Leaf>> {
     move |leaf| match leaf {
         Leaf::List(items) if items.len() <= max => Ok(items.clone()),
-        _ => {
-            Err(format!(r#"expected a list of at most {max}, such as ["127.0.0.1:9001", "127.0.0.1:9002"]"#))
-        }
+        _ => Err(format!("expected a list of at most {max}, such as {example}")),
     }
 }
 

@@ -28,6 +28,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the workers may take to cut what they have.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long idle connections are waited for at most when there is no other process for their next one.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The service manager waits for the drain and this.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,10 @@ impl Driver {
         let drain = phase.drains().then(|| {
             let begun = self.view.borrow().drain;
             begun.unwrap_or_else(|| {
-                Drain::begin(Instant::now(), self.options.idle_grace, self.options.drain_timeout)
+                let grace = self.options.idle_grace;
+                let has_other = succeeded || phase == Phase::RolledBack;
+                let grace = if has_other { grace } else { grace.min(STOP_GRACE) };
+                Drain::begin(Instant::now(), grace, self.options.drain_timeout)
             })
         });
         self.quiet.clear();
@@ -205,6 +210,7 @@ impl Driver {
                 .filter(|group| group.lent)
                 .map(|group| group.name.to_string())
                 .collect(),
+            luggage: (self.packer.0)().within_limit(),
         }));
         let child = spawn(
             &self.program,

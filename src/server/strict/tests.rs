@@ -240,6 +240,12 @@ fn codings() {
 fn connect() {
     let head = "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
     refuses_at(format!("{head}\x16").as_bytes(), head.len(), Refusal::AfterConnect, false);
+    let mut scanner = Scanner::new(LIMITS);
+    assert_eq!(scanner.scan(head.as_bytes()).heads, 1);
+    scanner.answered();
+    assert_eq!(scanner.scan(GET.as_bytes()).refused, None, "a client that waited, and got no tunnel");
+    scanner.answered();
+    assert_eq!(scanner.scan(b"\r\n").heads, 1);
     refuses("CONNECT a:443 HTTP/1.1\r\nContent-Length: 0\r\n\r\n", Refusal::ConnectBody);
     refuses("CONNECT a:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::ConnectBody);
 }

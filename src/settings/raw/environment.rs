@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{KEYS, Key, Layer, Origins, dotted, keys};
+use super::{KEYS, Key, Layer, NAMED, Origins, dotted, keys};
 use crate::settings::problem::{Origin, Problem, Problems};
 use crate::settings::value::Leaf;
 
@@ -11,11 +11,11 @@ const SEPARATOR: &str = "__";
 
 /// Adds every variable of ours to the layer, and those that set nothing to the problems.
 ///
-/// `listeners` are the names in the file: `EXUVIA__LISTENERS__WEB__ADDRESS` is about the one that has this name
-/// in any case, or else about one that the file does not have, in lower case.
+/// `EXUVIA__LISTENERS__WEB__ADDRESS` is about the listener of the file that has this name in any case, or else
+/// about one that the file does not have, in lower case.
 pub(super) fn add(
     environment: impl IntoIterator<Item = (String, String)>,
-    listeners: &[String],
+    from_file: &Layer,
     layer: &mut Layer,
     origins: &mut Origins,
     problems: &mut Problems,
@@ -33,19 +33,15 @@ pub(super) fn add(
                 message,
             });
         };
-        let Some((key, listener)) = parse(&variable[PREFIX.len()..]) else {
+        let Some((key, name)) = parse(&variable[PREFIX.len()..]) else {
             refuse(unknown(&variable));
             continue;
         };
-        let listener = listener.map(|name| {
-            let in_file = listeners.iter().find(|known| known.eq_ignore_ascii_case(&name));
-            in_file.cloned().unwrap_or_else(|| name.to_ascii_lowercase())
+        let name = name.map(|name| {
+            let in_file = from_file.names(key.section).find(|known| known.eq_ignore_ascii_case(name));
+            in_file.map_or_else(|| name.to_ascii_lowercase(), str::to_owned)
         });
-        let path: Vec<&str> = match &listener {
-            Some(name) => vec!["listeners", name, key.name],
-            None if key.section.is_empty() => vec![key.name],
-            None => vec![key.section, key.name],
-        };
+        let path = key.parts(name.as_deref());
         if let Some(other) = set_by.insert(dotted(&path), variable.clone()) {
             let (key, text) = (dotted(&path), Leaf::Text(text));
             refuse(format!("sets {key} to {text}, which {other} sets already; expected one of the two"));
@@ -56,14 +52,17 @@ pub(super) fn add(
     }
 }
 
-/// The key that a variable sets, given its name without the prefix, and the listener whose key it is.
-fn parse(name: &str) -> Option<(&'static Key, Option<String>)> {
+/// The key that a variable sets, given its name without the prefix, and the name of the table that it is in.
+fn parse(name: &str) -> Option<(&'static Key, Option<&str>)> {
     let find = |section: &str, name: &str| {
         KEYS.iter().find(|key| key.section == section && key.name.to_ascii_uppercase() == name)
     };
-    if let Some(of_listener) = name.strip_prefix("LISTENERS__") {
-        let (listener, name) = of_listener.rsplit_once(SEPARATOR)?;
-        return find("listeners", name).map(|key| (key, Some(listener.to_owned())));
+    for section in NAMED {
+        let prefix = format!("{}{SEPARATOR}", section.to_ascii_uppercase());
+        if let Some(in_section) = name.strip_prefix(&prefix) {
+            let (table, name) = in_section.rsplit_once(SEPARATOR)?;
+            return find(section, name).map(|key| (key, Some(table)));
+        }
     }
     match name.split_once(SEPARATOR) {
         None => find("", name),

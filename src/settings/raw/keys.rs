@@ -5,7 +5,7 @@ use config::{Value, ValueKind};
 /// One setting's key.
 #[derive(Debug)]
 pub(in crate::settings) struct Key {
-    /// The table that it stands in: empty for the root, `listeners` for each table of a listener.
+    /// The table that it stands in: empty for the root, one of [`NAMED`] for each table of that kind.
     pub(in crate::settings) section: &'static str,
     /// Its name in the table.
     pub(in crate::settings) name: &'static str,
@@ -15,20 +15,51 @@ pub(in crate::settings) struct Key {
     pub(in crate::settings) is_list: bool,
 }
 
+/// The sections that hold one table for each name that the operator chooses, such as `[listeners.NAME]`.
+pub(in crate::settings) const NAMED: &[&str] = &["listeners", "certificates"];
+
 /// All of them, in the order of the reference.
 pub(in crate::settings) const KEYS: &[Key] = &[
     Key::new("", "workers", "auto"),
     Key::without_default("listeners", "address"),
     Key::new("listeners", "backlog", "4096"),
     Key::new("listeners", "unix_mode", "0666"),
-    Key { is_list: true, ..Key::new("upstream", "servers", "") },
+    Key::list("listeners", "certificates", ""),
+    Key::new("listeners", "tls_min_version", "1.2"),
+    Key::new("listeners", "client_certificates", "off"),
+    Key::without_default("listeners", "client_ca"),
+    Key::list("listeners", "protocols", "h2,http/1.1"),
+    Key::new("listeners", "proxy_protocol", "off"),
+    Key::list("listeners", "proxy_protocol_from", ""),
+    Key::without_default("certificates", "chain"),
+    Key::without_default("certificates", "key"),
+    Key::new("tls", "ticket_lifetime", "12h"),
+    Key::list("tls", "ticket_key_files", ""),
+    Key::new("http2", "max_streams", "128"),
+    Key::new("http2", "stream_window", "256KiB"),
+    Key::new("http2", "connection_window", "1MiB"),
+    Key::new("http2", "max_resets_per_minute", "300"),
+    Key::new("http2", "max_control_frames_per_minute", "6000"),
+    Key::new("http2", "ack_timeout", "10s"),
+    Key::list("upstream", "servers", ""),
+    Key::new("upstream", "protocol", "http1"),
+    Key::new("upstream", "tls", "false"),
+    Key::without_default("upstream", "tls_name"),
+    Key::without_default("upstream", "ca"),
+    Key::without_default("upstream", "client_certificate"),
+    Key::new("upstream", "max_streams", "100"),
+    Key::new("upstream", "proxy_protocol", "off"),
+    Key::list("upstream", "upgrades", "websocket"),
+    Key::new("upstream", "connect", "false"),
     Key::new("upstream", "connect_timeout", "3s"),
     Key::new("upstream", "response_timeout", "60s"),
     Key::new("upstream", "idle_timeout", "50s"),
     Key::new("upstream", "max_idle_per_worker", "256"),
+    Key::new("timeouts", "handshake", "10s"),
     Key::new("timeouts", "header", "10s"),
     Key::new("timeouts", "idle", "75s"),
     Key::new("timeouts", "stall", "60s"),
+    Key::new("timeouts", "tunnel", "1h"),
     Key::new("limits", "connections_per_worker", "10000"),
     Key::new("limits", "header_bytes", "64KiB"),
     Key::new("limits", "headers", "100"),
@@ -38,7 +69,7 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::new("restart", "max_generations", "8"),
     Key::without_default("restart", "pid_file"),
     Key::new("drain", "timeout", "30s"),
-    Key::new("drain", "idle_grace", "5s"),
+    Key::new("drain", "idle_grace", "30s"),
     Key::without_default("control", "socket"),
     Key::without_default("admin", "address"),
     Key::new("log", "level", "info"),
@@ -54,13 +85,20 @@ impl Key {
         Key { section, name, default: None, is_list: false }
     }
 
-    /// The key's path; a listener's name is `NAME`.
+    /// A list whose items the default separates by commas.
+    const fn list(section: &'static str, name: &'static str, default: &'static str) -> Key {
+        Key { section, name, default: Some(default), is_list: true }
+    }
+
+    /// The key's path; the name of a table that the operator names is `NAME`.
     pub(in crate::settings) fn path(&self) -> String {
-        match self.section {
-            "" => self.name.to_owned(),
-            "listeners" => format!("listeners.NAME.{}", self.name),
-            section => format!("{section}.{}", self.name),
-        }
+        self.parts(is_named(self.section).then_some("NAME")).join(".")
+    }
+
+    /// The parts of the key's path, given the name of the table if the operator names it.
+    pub(super) fn parts<'a>(&self, name: Option<&'a str>) -> Vec<&'a str> {
+        let section = Some(self.section).filter(|section| !section.is_empty());
+        section.into_iter().chain(name).chain([self.name]).collect()
     }
 
     /// The environment variable that sets it.
@@ -86,6 +124,11 @@ pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
 /// Whether the root has a table of this name.
 pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| !key.section.is_empty() && key.section == name)
+}
+
+/// Whether the operator names the tables of this section.
+pub(super) fn is_named(section: &str) -> bool {
+    NAMED.contains(&section)
 }
 
 /// What to say of a key that is not there: the one that was meant, or else those that are.
@@ -116,7 +159,10 @@ pub(super) fn unknown(section: &str, name: &str, is_table: bool) -> String {
 }
 
 /// The candidate that someone who wrote `name` may have meant.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(in crate::settings) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     /// Names longer than this are nobody's slip, and comparing them takes time.
     const LENGTH_MAX: usize = 100;
     if name.len() > LENGTH_MAX {
