@@ -45,9 +45,15 @@ mod listeners;
 mod notify;
 #[path = "process/residue.rs"]
 mod residue;
+#[path = "process/resumption.rs"]
+mod resumption;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/tls.rs"]
+mod tls;
+#[path = "process/tls_upgrade.rs"]
+mod tls_upgrade;
 #[path = "process/upgrade.rs"]
 mod upgrade;
