@@ -27,7 +27,7 @@ use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
     Options, Outcome, Startup,
 };
-use crate::server::{self, ListenerConfig};
+use crate::server::{self, Http2Config, ListenerConfig};
 use crate::settings::{
     ControlSocket, ListenerSettings, LogFormat, Protocol, Settings, SettingsError, UpstreamAddr,
 };
@@ -264,12 +264,20 @@ impl Parts {
     }
 
     fn worker_config(&self) -> worker::Config {
-        let Settings { upstream, timeouts, limits, .. } = &self.settings;
+        let Settings { upstream, timeouts, limits, http2, .. } = &self.settings;
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
         worker::Config {
             server: server::Config {
                 listeners: self.listener_configs(),
                 handshake_timeout: timeouts.handshake,
+                http2: Http2Config {
+                    max_streams: http2.max_streams,
+                    stream_window: http2.stream_window,
+                    connection_window: http2.connection_window,
+                    max_resets_per_minute: http2.max_resets_per_minute,
+                    max_control_frames_per_minute: http2.max_control_frames_per_minute,
+                    ack_timeout: http2.ack_timeout,
+                },
                 header_timeout: timeouts.header,
                 idle_timeout: timeouts.idle,
                 stall_timeout: timeouts.stall,
