@@ -47,6 +47,8 @@ mod notify;
 mod proxy_protocol;
 #[path = "process/residue.rs"]
 mod residue;
+#[path = "process/resumption.rs"]
+mod resumption;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
@@ -55,5 +57,9 @@ mod slow;
 mod smuggling;
 #[path = "process/tunnel.rs"]
 mod tunnel;
+#[path = "process/tls.rs"]
+mod tls;
+#[path = "process/tls_upgrade.rs"]
+mod tls_upgrade;
 #[path = "process/upgrade.rs"]
 mod upgrade;
