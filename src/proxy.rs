@@ -13,6 +13,7 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod tunnel;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault};
+pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, ServerAddr};
 
@@ -46,6 +48,10 @@ pub struct Config {
     pub response_timeout: Duration,
     /// How long a server may pause in the middle of an answer, before the answer is broken off.
     pub stall_timeout: Duration,
+    /// The names of the protocols of `Upgrade` that are passed on, in lower case.
+    pub upgrades: Vec<String>,
+    /// Whether `CONNECT` is passed on.
+    pub connect: bool,
 }
 
 impl Default for Config {
@@ -55,6 +61,8 @@ impl Default for Config {
             connections: ConnectionConfig::default(),
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            upgrades: vec!["websocket".to_owned()],
+            connect: false,
         }
     }
 }
@@ -67,6 +75,7 @@ pub struct Proxy {
     turn: Cell<usize>,
     response_timeout: Duration,
     stall_timeout: Duration,
+    rules: Rules,
 }
 
 impl Proxy {
@@ -78,6 +87,7 @@ impl Proxy {
             turn: Cell::new(0),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
+            rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
 
@@ -123,6 +133,8 @@ pub struct Exchange {
 pub enum Answer {
     /// A response, be it from an upstream or of our own.
     Response(Response<Body>),
+    /// The head that says that something else follows, and the connection to the server that carries it.
+    Tunnel(Response<()>, TunnelStream),
 }
 
 impl Exchange {

@@ -24,6 +24,7 @@ mod handshake;
 mod http2;
 mod rest;
 mod stream;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -67,6 +68,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How long nothing may move while we wait for the client, to read the answer or to send the body.
     pub stall_timeout: Duration,
+    /// How long a tunnel may rest with no byte either way.
+    pub tunnel_timeout: Duration,
     /// How long a client may take to close its side after we have closed ours.
     pub linger_timeout: Duration,
     /// The longest head of a request, in bytes: 431.
@@ -101,6 +104,7 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
+            tunnel_timeout: Duration::from_secs(60 * 60),
             linger_timeout: Duration::from_secs(2),
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
@@ -198,6 +202,10 @@ impl Server {
                 }
                 Outcome::Http2 { stream } => {
                     return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;
+                }
+                Outcome::Tunnel { stream, upstream } => {
+                    // It is larger than all the rest, and few connections become one.
+                    return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;
                 }
                 Outcome::TooSlow { stream } => {
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;

@@ -50,6 +50,11 @@ pub(super) struct Silence {
 }
 
 impl Body {
+    /// A body without anything in it.
+    pub fn empty() -> Self {
+        Body::full(Bytes::new())
+    }
+
     pub(super) fn full(text: Bytes) -> Self {
         Body(Kind::Full(text))
     }

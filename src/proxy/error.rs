@@ -32,6 +32,9 @@ pub enum Error {
     /// The client asks for a tunnel.
     #[error("CONNECT is not allowed here")]
     Connect,
+    /// The client asks for a tunnel to nowhere (RFC 9112, section 3.2.3), or sends a body with that.
+    #[error("CONNECT takes a target host:port, and no body")]
+    ConnectTarget,
     /// The client broke off its body, or framed it wrong.
     #[error("the request body could not be read")]
     RequestBody(#[source] Cause),
@@ -78,6 +81,7 @@ impl Error {
             Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
             Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
             Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
+            Error::ConnectTarget => (StatusCode::BAD_REQUEST, "connect_target", Client),
             Error::RequestBody(_) => (StatusCode::BAD_REQUEST, "request_body", Client),
             Error::Unreachable(..) => (StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
             Error::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream),
@@ -106,7 +110,7 @@ impl Error {
     /// Whether nothing can follow on the client's connection, because where the request ends is not known
     /// or is no longer looked for.
     fn closes(&self) -> bool {
-        matches!(self, Error::TransferCoding | Error::Connect | Error::RequestBody(_))
+        matches!(self, Error::TransferCoding | Error::Connect | Error::ConnectTarget | Error::RequestBody(_))
     }
 
     /// Writes the log line.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::body::{Body, RequestBody, Silence};
 use super::error::Error;
 use super::upstream::{Lease, Server, ServerAddr};
-use super::{Answer, ClientBody, Exchange, Interim, headers};
+use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
 
 impl Exchange {
     pub(super) async fn forward(
@@ -21,16 +21,22 @@ impl Exchange {
         mut request: Request<ClientBody>,
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
-        headers::prepare_request(&mut request, &self.client.forwarded)?;
+        let wish = headers::prepare_request(&mut request, &self.client.forwarded, &self.client.proxy.rules)?;
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
 
-        let (mut response, lease) = self.send_somewhere(request, interim).await?;
-        let server = lease.server();
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::Malformed(server.clone(), "it switched protocols without being asked".into()));
+        let (mut response, lease) = self.send_somewhere(request, wish.is_some(), interim).await?;
+        let malformed = |cause: &'static str| Error::Malformed(lease.server().clone(), cause.into());
+        let granted = wish.filter(|wish| wish.is_granted(response.status()));
+        if granted.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(malformed("it switched protocols without being asked"));
         }
-        if let Err(cause) = headers::prepare_response(&mut response) {
-            return Err(Error::Malformed(server.clone(), cause.into()));
+        let named = granted.as_ref().and_then(|_| tunnel::switched_to(response.headers()));
+        headers::prepare_response(&mut response).map_err(malformed)?;
+        if let Some(wish) = granted {
+            let mut response = response.map(drop);
+            response.extensions_mut().clear();
+            wish.grant(&mut response, named.as_deref()).map_err(malformed)?;
+            return self.tunnel(response, lease).await;
         }
         Ok(Answer::Response(response.map(|incoming| {
             let limit = self.client.proxy.stall_timeout;
@@ -38,22 +44,32 @@ impl Exchange {
         })))
     }
 
+    async fn tunnel(&self, response: Response<()>, lease: Lease) -> Result<Answer, Error> {
+        let server = lease.server().clone();
+        match self.within_response_timeout(lease.into_tunnel()).await {
+            Some(Some(stream)) => Ok(Answer::Tunnel(response, stream)),
+            Some(None) => Err(Error::ClosedEarly(server, "right behind its answer".into())),
+            None => Err(Error::Silent(server)),
+        }
+    }
+
     /// Sends the request to the first server that can be reached. It is sent again only if nothing of it has
     /// left this process: an idle connection may turn out to be dead.
     async fn send_somewhere(
         &self,
         mut request: Request<RequestBody>,
+        claims: bool,
         _interim: &dyn Interim,
     ) -> Result<(Response<Incoming>, Lease), Error> {
         let mut last = Error::NoServer;
         for server in self.client.proxy.servers() {
             while let Some(lease) = server.idle() {
-                match self.send(lease, request).await? {
+                match self.send(lease, request, claims).await? {
                     Sent::Answered(response, lease) => return Ok((response, lease)),
                     Sent::Unsent(unsent, _) => request = unsent,
                 }
             }
-            match self.send_fresh(server, request).await? {
+            match self.send_fresh(server, request, claims).await? {
                 Sent::Answered(response, lease) => return Ok((response, lease)),
                 Sent::Unsent(unsent, error) => (request, last) = (unsent, error),
             }
@@ -61,14 +77,27 @@ impl Exchange {
         Err(last)
     }
 
-    async fn send_fresh(&self, server: &Rc<Server>, request: Request<RequestBody>) -> Result<Sent, Error> {
+    async fn send_fresh(
+        &self,
+        server: &Rc<Server>,
+        request: Request<RequestBody>,
+        claims: bool,
+    ) -> Result<Sent, Error> {
         match server.connect().await {
-            Ok(lease) => self.send(lease, request).await,
+            Ok(lease) => self.send(lease, request, claims).await,
             Err(error) => Ok(Sent::Unsent(request, error)),
         }
     }
 
-    async fn send(&self, mut lease: Lease, request: Request<RequestBody>) -> Result<Sent, Error> {
+    async fn send(
+        &self,
+        mut lease: Lease,
+        request: Request<RequestBody>,
+        claims: bool,
+    ) -> Result<Sent, Error> {
+        if claims {
+            lease.claim();
+        }
         // What came before, such as a slow connect, is not the server's silence.
         self.upload.begin();
         let sending = lease.sender.try_send_request(request);

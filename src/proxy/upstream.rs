@@ -15,11 +15,13 @@ use std::time::Duration;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{interval, timeout};
 
 use super::body::RequestBody;
 use super::error::Error;
+use super::tunnel::TunnelStream;
 use crate::restart::Stream;
 
 /// Where a server is. Cheap to clone.
@@ -117,13 +119,19 @@ pub(super) struct Server {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<RequestBody>,
+    claim: Claim,
     since_sweep: u32,
 }
+
+/// Where a request that asks for a tunnel leaves word that it wants the connection itself, once HTTP is over.
+type Claim = Rc<RefCell<Option<oneshot::Sender<TunnelStream>>>>;
 
 /// A connection that is in use.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) sender: SendRequest<RequestBody>,
+    claim: Claim,
+    claimed: Option<oneshot::Receiver<TunnelStream>>,
     server: Rc<Server>,
 }
 
@@ -145,10 +153,10 @@ impl Server {
     pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let sender = idle.pop()?.sender;
+            let Idle { sender, claim, .. } = idle.pop()?;
             // One that is not ready has been closed: it was ready when it was put here.
             if sender.is_ready() {
-                return Some(Lease { sender, server: self.clone() });
+                return Some(Lease { sender, claim, claimed: None, server: self.clone() });
             }
         }
     }
@@ -160,18 +168,26 @@ impl Server {
             Ok(Err(cause)) => return Err(Error::Unreachable(self.address.clone(), cause)),
             Err(_) => return Err(Error::ConnectTimeout(self.address.clone())),
         };
-        let (sender, connection) = self
+        let (sender, mut connection) = self
             .builder
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|cause| Error::ClosedEarly(self.address.clone(), cause.into()))?;
+        let claim = Claim::default();
+        let claimed = claim.clone();
         spawn_local(async move {
             // Whoever waits for an answer is told; on an idle connection it is nobody's concern.
-            if let Err(error) = connection.await {
+            if let Err(error) = (&mut connection).await {
                 tracing::trace!(%error, "a connection to an upstream ended");
+                return;
+            }
+            if let Some(claimant) = claimed.take() {
+                let parts = connection.into_parts();
+                // Who has gone away since wants it no more.
+                claimant.send(TunnelStream::new(parts.io.into_inner(), parts.read_buf)).ok();
             }
         });
-        Ok(Lease { sender, server: self.clone() })
+        Ok(Lease { sender, claim, claimed: None, server: self.clone() })
     }
 
     fn sweep(&self) {
@@ -196,13 +212,27 @@ impl Lease {
         &self.server.address
     }
 
+    /// Asks for the connection itself, should the next answer on it end HTTP.
+    pub(super) fn claim(&mut self) {
+        let (sender, receiver) = oneshot::channel();
+        self.claim.replace(Some(sender));
+        self.claimed = Some(receiver);
+    }
+
+    /// The connection that was claimed. `None` if it broke as it was to be handed over.
+    pub(super) async fn into_tunnel(self) -> Option<TunnelStream> {
+        // It is handed over once hyper has nothing left to do, which the answer that ended HTTP made so.
+        self.claimed?.await.ok()
+    }
+
     /// Keeps the connection for the next request, if it can take one.
     pub(super) fn give_back(self) {
         let mut idle = self.server.idle.borrow_mut();
         // Not ready: it closes after this answer, or the request is still being sent to a server that has
         // answered already.
         if self.sender.is_ready() && idle.len() < self.server.config.max_idle {
-            idle.push(Idle { sender: self.sender, since_sweep: self.server.sweep.get() });
+            self.claim.take();
+            idle.push(Idle { sender: self.sender, claim: self.claim, since_sweep: self.server.sweep.get() });
         }
     }
 }

@@ -46,6 +46,9 @@ fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refu
     if parts.extensions.get::<Protocol>().is_some() {
         return Err(Refusal::Answer(StatusCode::NOT_IMPLEMENTED));
     }
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::Answer(StatusCode::METHOD_NOT_ALLOWED));
+    }
     let mut cookies = 0;
     for (name, value) in &parts.headers {
         if value.as_bytes().trim_ascii().len() != value.len() {
@@ -57,9 +60,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refu
         join_cookies(&mut parts.headers);
     }
     let length = take_length(&mut parts.headers)?;
-    if parts.method != Method::CONNECT {
-        take_target(parts)?;
-    }
+    take_target(parts)?;
     Ok(Facts {
         length,
         expects: parts

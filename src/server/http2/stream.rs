@@ -117,7 +117,7 @@ async fn answer(
     facts: Facts,
 ) -> Result<(), Broken> {
     let mut upload = Upload { exchange, limit: common.stall_timeout, timer: Timer::default() };
-    let Answer::Response(response) = {
+    let answer = {
         let interim = Forward(respond);
         let mut answering = pin!(exchange.answer(request, &interim));
         poll_fn(|cx| {
@@ -130,6 +130,11 @@ async fn answer(
             upload.poll_stalled(cx).map(|()| Err(Broken::Stalled))
         })
         .await?
+    };
+    let response = match answer {
+        Answer::Response(response) => response,
+        // Not asked for: see `request::prepare`.
+        Answer::Tunnel(..) => return Err(Broken::Stalled),
     };
 
     let (parts, body) = response.into_parts();
