@@ -40,7 +40,7 @@ fn curl_speaks_it() {
     let url = format!("http://{}/bytes?n=5", exuvia.address());
     let said = ["--write-out", " %{num_connects} %{http_version} %{http_code}\n"];
     let with = |more: &[&str]| curl(&[more, &said].concat());
-    // Once: curl 7.88 sends the preface again with a second request.
+    // Once: curl 7.88 fails at a second request on such a connection, and has sent nothing of it.
     assert_eq!(with(&["--http2-prior-knowledge", &url]), "xxxxx 1 2 200\n");
     // The way by `Upgrade: h2c` is none (RFC 9113, section 3.1): it goes on as HTTP/1.1.
     assert_eq!(with(&["--http2", &url]), "xxxxx 1 1.1 200\n");
