@@ -11,17 +11,21 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["app", "control", "restart", "supervise"]),
-    ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
+    (
+        "app",
+        &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "tls", "worker"],
+    ),
     ("admin", &["http", "restart"]),
     ("control", &["http", "restart"]),
     ("demo", &[]),
     ("http", &["restart"]),
     ("proxy", &["restart", "timer"]),
     ("restart", &[]),
-    ("server", &["proxy", "restart", "timer"]),
+    ("server", &["proxy", "restart", "timer", "tls"]),
     ("settings", &["restart"]),
     ("supervise", &[]),
     ("timer", &[]),
+    ("tls", &[]),
     ("worker", &["proxy", "restart", "server"]),
 ];
 
