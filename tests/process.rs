@@ -35,12 +35,16 @@ mod demo;
 mod drain;
 #[path = "process/executable.rs"]
 mod executable;
+#[path = "process/http2.rs"]
+mod http2;
 #[path = "process/idle.rs"]
 mod idle;
 #[path = "process/large.rs"]
 mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
+#[path = "process/multiplexed.rs"]
+mod multiplexed;
 #[path = "process/notify.rs"]
 mod notify;
 #[path = "process/proxy_protocol.rs"]
