@@ -133,6 +133,10 @@ impl AsyncRead for Downstream {
             let n = this.unread.len().min(buf.remaining());
             buf.put_slice(&this.unread[..n]);
             this.unread.advance(n);
+            if this.unread.is_empty() {
+                // What is left of it would keep the buffer that it is part of.
+                this.unread = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut this.kind {

@@ -330,7 +330,7 @@ fn handshakes_in_pieces_and_handshakes_that_stall() {
     half.write_all(&hello[..hello.len() / 2]).unwrap();
     assert_eq!(rest(silent), b"");
     // It was not read to its end, so a reset is as good.
-    half.read(&mut [0; 100]).ok();
+    half.read_to_end(&mut Vec::new()).ok();
     // The first has not done its part either.
     ends_with(&exuvia, "[\"timed_out\",3]");
     assert_eq!(exuvia.stop(), 0);
@@ -368,6 +368,9 @@ fn garbage_gets_an_alert_and_nobody_else_notices() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// What is done to the files, and what is said of it.
+type Break<'b> = (&'b str, &'b dyn Fn(), [&'b str; 2]);
+
 /// The same text from `check` and from an upgrade; the one that serves goes on with what it has.
 #[test]
 fn bad_certificates_change_nothing() {
@@ -377,7 +380,7 @@ fn bad_certificates_change_nothing() {
     let (chain, key) = (folder.join("site.chain.pem"), folder.join("site.key.pem"));
     let good = (fs::read(&chain).unwrap(), fs::read(&key).unwrap());
     let other = authority.issue(&folder, "other", &["other.test"]);
-    let breaks: [(&str, &dyn Fn(), [&str; 2]); 4] = [
+    let breaks: [Break; 4] = [
         ("missing", &|| fs::remove_file(&chain).unwrap(), ["site.chain.pem", "No such file"]),
         ("broken", &|| fs::write(&chain, "nonsense").unwrap(), ["site.chain.pem", "no certificate in it"]),
         (
