@@ -492,3 +492,62 @@ fn options_of_the_server_and_of_its_root() {
         }
     });
 }
+
+#[test]
+fn interim_answers_come_before_the_answer() {
+    run(async {
+        let (address, _requests) = recorder_with(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
+             HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.h2().await;
+        for _ in 0..2 {
+            let (mut response, _) = client.begin(get("/"), true).await;
+            for link in ["</a>", "</b>"] {
+                let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
+                let interim = timeout(LONG, interim).await.unwrap().unwrap().unwrap();
+                assert_eq!(
+                    (interim.status().as_u16(), &interim.headers()["link"]),
+                    (103, &link.parse().unwrap())
+                );
+                assert!(!interim.headers().contains_key("x-hop"));
+            }
+            assert_eq!(whole(response).await.unwrap().body, b"ok");
+        }
+    });
+}
+
+/// The upstream does not want the body: the client is not told to send it, and that it need not.
+#[test]
+fn an_expectation_that_fails() {
+    run(async {
+        let address = upstream(|mut peer| async move {
+            peer.until("\r\n\r\n").await;
+            peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await;
+            while peer.more().await {}
+        })
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        client.open_h2().await;
+        let mut fields = GET.to_vec();
+        fields[0] = (":method", "POST");
+        fields.push(("expect", "100-continue"));
+        client.send_bytes(&frame(1, 4, 1, &block(&fields))).await;
+        let (mut heads, mut data) = (0, Vec::new());
+        let reset = loop {
+            match client.frame().await.expect("ended") {
+                frame if frame.kind == RST_STREAM => break frame,
+                frame if frame.kind == 0 => data.extend(frame.payload),
+                frame if frame.kind == 1 => heads += 1,
+                _ => {}
+            }
+        };
+        // A 100 would be another head.
+        assert_eq!((heads, data.as_slice()), (1, &b"no"[..]));
+        assert_eq!((reset.stream, reset.payload), (1, vec![0, 0, 0, 0]));
+        edge.until_h2(|status| status.active == 0).await;
+    });
+}
