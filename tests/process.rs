@@ -51,11 +51,19 @@ mod notify;
 mod proxy_protocol;
 #[path = "process/residue.rs"]
 mod residue;
+#[path = "process/resumption.rs"]
+mod resumption;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/smuggling.rs"]
+mod smuggling;
 #[path = "process/tunnel.rs"]
 mod tunnel;
+#[path = "process/tls.rs"]
+mod tls;
+#[path = "process/tls_upgrade.rs"]
+mod tls_upgrade;
 #[path = "process/upgrade.rs"]
 mod upgrade;
