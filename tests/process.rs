@@ -59,11 +59,11 @@ mod servers;
 mod slow;
 #[path = "process/smuggling.rs"]
 mod smuggling;
-#[path = "process/tunnel.rs"]
-mod tunnel;
 #[path = "process/tls.rs"]
 mod tls;
 #[path = "process/tls_upgrade.rs"]
 mod tls_upgrade;
+#[path = "process/tunnel.rs"]
+mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;
