@@ -115,12 +115,14 @@ impl Error {
         self.row().2
     }
 
-    /// Whether nothing can follow on the client's connection, because where the request ends is not known
-    /// or is no longer looked for.
+    /// Whether nothing can follow on the client's connection: where the request ends is not known, is no longer
+    /// looked for, or the client sends what only means something to those who read it differently.
     fn closes(&self) -> bool {
         matches!(
             self,
-            Error::ContentLength
+            Error::RepeatedHost
+                | Error::HostMismatch
+                | Error::ContentLength
                 | Error::TransferCoding
                 | Error::Connect
                 | Error::ConnectTarget
