@@ -23,9 +23,9 @@ use std::time::Duration;
 use http::{Request, Response};
 
 pub use body::{Body, ClientBody};
-pub use error::{BodyError, Cause, Error, Fault};
+pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
-pub use upstream::{ConnectionConfig, ServerAddr};
+pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
 use body::Upload;
 use headers::Forwarded;

@@ -1,6 +1,8 @@
 //! The bodies that pass through: never collected, one chunk at a time, and only as fast as the other side
 //! takes them.
 
+mod from_upstream;
+
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,8 +16,9 @@ use tokio::time::Instant;
 
 use super::error::{BodyError, Cause};
 use super::headers;
-use super::upstream::Lease;
 use crate::timer::Timer;
+use from_upstream::FromUpstream;
+pub(super) use from_upstream::{FromServer, Http2Body};
 
 /// What a client gets.
 #[derive(Debug)]
@@ -26,15 +29,6 @@ enum Kind {
     /// Taken when it is sent.
     Full(Bytes),
     Upstream(FromUpstream),
-}
-
-#[derive(Debug)]
-struct FromUpstream {
-    incoming: Incoming,
-    ended: bool,
-    /// Goes back to the pool once the answer has been read to its end.
-    lease: Option<Lease>,
-    silence: Silence,
 }
 
 /// How long the upstream may send nothing in the middle of an answer.
@@ -51,8 +45,8 @@ impl Body {
         Body(Kind::Full(text))
     }
 
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, silence: Silence) -> Self {
-        Body(Kind::Upstream(FromUpstream { incoming, ended: false, lease: Some(lease), silence }))
+    pub(super) fn upstream(source: FromServer, silence: Silence) -> Self {
+        Body(Kind::Upstream(FromUpstream::new(source, silence)))
     }
 }
 
@@ -74,46 +68,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Full(text) => text.is_empty(),
-            Kind::Upstream(body) => body.incoming.is_end_stream(),
+            Kind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(text) => SizeHint::with_exact(text.len() as u64),
-            Kind::Upstream(body) => body.incoming.size_hint(),
-        }
-    }
-}
-
-impl FromUpstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                self.silence.since = None;
-                self.ended = frame.is_none();
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Cut)))
-            }
-            Poll::Pending => {
-                let since = *self.silence.since.get_or_insert_with(Instant::now);
-                let deadline = since + self.silence.limit;
-                self.silence
-                    .timer
-                    .borrow_mut()
-                    .poll_until(deadline, cx)
-                    .map(|()| Some(Err(BodyError::Stalled)))
-            }
-        }
-    }
-}
-
-impl Drop for FromUpstream {
-    fn drop(&mut self) {
-        // Otherwise the client has gone away, or the upstream has: the connection ends with this body.
-        if (self.ended || self.incoming.is_end_stream())
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
+            Kind::Upstream(body) => body.size_hint(),
         }
     }
 }
@@ -149,6 +111,11 @@ impl Upload {
 
     pub(super) fn awaits_client(&self) -> bool {
         self.awaits_client.get()
+    }
+
+    /// The upstream has taken something, or the client has sent something for it.
+    pub(super) fn advance(&self) {
+        self.advanced.set(Instant::now());
     }
 
     pub(super) fn advanced(&self) -> Instant {
@@ -201,12 +168,23 @@ impl http_body::Body for ClientBody {
 pub(super) struct RequestBody {
     incoming: ClientBody,
     upload: Rc<Upload>,
+    /// Whether something of it has been taken from the client, who will not say it again.
+    begun: bool,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
-        RequestBody { incoming, upload }
+        RequestBody { incoming, upload, begun: false }
+    }
+
+    /// Whether all of it is still to come.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.begun
+    }
+
+    pub(super) fn upload(&self) -> &Upload {
+        &self.upload
     }
 }
 
@@ -224,7 +202,8 @@ impl http_body::Body for RequestBody {
         }
         this.upload.awaits_client.set(frame.is_pending());
         if frame.is_ready() {
-            this.upload.advanced.set(Instant::now());
+            this.begun = true;
+            this.upload.advance();
         }
         frame
     }

@@ -1,19 +1,25 @@
 //! A request's way to a server, and its answer's way back.
+//!
+//! A request is sent again in two cases only. Nothing of it has left this process: the connection was dead. Or
+//! an HTTP/2 server has said that it has not processed it, and the client need not say anything again.
+
+mod http2;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use super::body::{Body, RequestBody, Silence};
-use super::error::Error;
-use super::upstream::{Lease, Server, ServerAddr};
+use super::body::{Body, FromServer, RequestBody, Silence};
+use super::error::{Error, TlsFailure};
+use super::upstream::{Lease, ServerAddr, http1};
 use super::{Answer, ClientBody, Exchange, Interim, headers};
+
+/// How often one request is sent again because a server has not processed it.
+const MAX_RETRIES: usize = 2;
 
 impl Exchange {
     pub(super) async fn forward(
@@ -24,51 +30,71 @@ impl Exchange {
         headers::prepare_request(&mut request, &self.client.forwarded)?;
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
 
-        let (mut response, lease) = self.send_somewhere(request, interim).await?;
-        let server = lease.server();
+        let (mut response, server) = self.send_somewhere(request, interim).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::Malformed(server.clone(), "it switched protocols without being asked".into()));
         }
         if let Err(cause) = headers::prepare_response(&mut response) {
             return Err(Error::Malformed(server.clone(), cause.into()));
         }
-        Ok(Answer::Response(response.map(|incoming| {
+        Ok(Answer::Response(response.map(|source| {
             let limit = self.client.proxy.stall_timeout;
-            Body::upstream(incoming, lease, Silence { timer: self.timer.clone(), limit, since: None })
+            Body::upstream(source, Silence { timer: self.timer.clone(), limit, since: None })
         })))
     }
 
-    /// Sends the request to the first server that can be reached. It is sent again only if nothing of it has
-    /// left this process: an idle connection may turn out to be dead.
+    /// Sends the request to the first server that can be reached.
     async fn send_somewhere(
         &self,
         mut request: Request<RequestBody>,
-        _interim: &dyn Interim,
-    ) -> Result<(Response<Incoming>, Lease), Error> {
+        interim: &dyn Interim,
+    ) -> Result<(Response<FromServer>, &ServerAddr), Error> {
         let mut last = Error::NoServer;
+        let mut retries = 0;
         for server in self.client.proxy.servers() {
-            while let Some(lease) = server.idle() {
-                match self.send(lease, request).await? {
-                    Sent::Answered(response, lease) => return Ok((response, lease)),
-                    Sent::Unsent(unsent, _) => request = unsent,
+            loop {
+                let (lease, is_fresh) = match server.idle() {
+                    Some(lease) => (lease, false),
+                    None => match server.connect().await {
+                        Ok(lease) => (lease, true),
+                        Err(error) => {
+                            last = error;
+                            break;
+                        }
+                    },
+                };
+                let sent = match lease {
+                    Lease::Http1(lease) => self.send_http1(lease, request).await?,
+                    // Boxed: HTTP/1 need not carry room for it.
+                    Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
+                };
+                match sent {
+                    Sent::Answered(response) => return Ok((response, server.address())),
+                    Sent::Unsent(unsent, error) => {
+                        (request, last) = (unsent, error);
+                        if is_fresh {
+                            break;
+                        }
+                    }
+                    Sent::Refused(refused, error) => {
+                        if retries == MAX_RETRIES {
+                            return Err(error);
+                        }
+                        retries += 1;
+                        tracing::debug!(%error, retries, "a request is sent again");
+                        request = refused;
+                    }
                 }
-            }
-            match self.send_fresh(server, request).await? {
-                Sent::Answered(response, lease) => return Ok((response, lease)),
-                Sent::Unsent(unsent, error) => (request, last) = (unsent, error),
             }
         }
         Err(last)
     }
 
-    async fn send_fresh(&self, server: &Rc<Server>, request: Request<RequestBody>) -> Result<Sent, Error> {
-        match server.connect().await {
-            Ok(lease) => self.send(lease, request).await,
-            Err(error) => Ok(Sent::Unsent(request, error)),
-        }
-    }
-
-    async fn send(&self, mut lease: Lease, request: Request<RequestBody>) -> Result<Sent, Error> {
+    async fn send_http1(
+        &self,
+        mut lease: http1::Lease,
+        request: Request<RequestBody>,
+    ) -> Result<Sent, Error> {
         // What came before, such as a slow connect, is not the server's silence.
         self.upload.begin();
         let sending = lease.sender.try_send_request(request);
@@ -76,7 +102,9 @@ impl Exchange {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
-            Ok(response) => Ok(Sent::Answered(response, lease)),
+            Ok(response) => {
+                Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease)))))
+            }
             Err(mut failure) => {
                 let unsent = failure.take_message();
                 let error = classify(lease.server(), failure);
@@ -105,8 +133,11 @@ impl Exchange {
 }
 
 enum Sent {
-    Answered(Response<Incoming>, Lease),
+    Answered(Response<FromServer>),
+    /// Nothing of it has left this process.
     Unsent(Request<RequestBody>, Error),
+    /// The server has not processed it, and said so.
+    Refused(Request<RequestBody>, Error),
 }
 
 fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) -> Error {
@@ -116,6 +147,8 @@ fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) ->
         Error::RequestBody(error.into())
     } else if error.is_parse() {
         Error::Malformed(server.clone(), error.into())
+    } else if let Some(failure) = TlsFailure::within(&error) {
+        Error::Tls(server.clone(), failure)
     } else {
         Error::ClosedEarly(server.clone(), error.into())
     }
