@@ -13,6 +13,7 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod tunnel;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -21,9 +22,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
@@ -45,6 +48,10 @@ pub struct Config {
     pub response_timeout: Duration,
     /// How long a server may pause in the middle of an answer, before the answer is broken off.
     pub stall_timeout: Duration,
+    /// The names of the protocols of `Upgrade` that are passed on, in lower case.
+    pub upgrades: Vec<String>,
+    /// Whether `CONNECT` is passed on.
+    pub connect: bool,
 }
 
 impl Default for Config {
@@ -54,6 +61,8 @@ impl Default for Config {
             connections: ConnectionConfig::default(),
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            upgrades: vec!["websocket".to_owned()],
+            connect: false,
         }
     }
 }
@@ -66,6 +75,7 @@ pub struct Proxy {
     turn: Cell<usize>,
     response_timeout: Duration,
     stall_timeout: Duration,
+    rules: Rules,
 }
 
 impl Proxy {
@@ -77,6 +87,7 @@ impl Proxy {
             turn: Cell::new(0),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
+            rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
 
@@ -122,6 +133,8 @@ pub struct Exchange {
 pub enum Answer {
     /// A response, be it from an upstream or of our own.
     Response(Response<Body>),
+    /// The head that says that something else follows, and the connection to the server that carries it.
+    Tunnel(Response<()>, TunnelStream),
 }
 
 impl Exchange {
@@ -146,6 +159,16 @@ impl Exchange {
     /// Whether the upstream would take more of the request body than the client has sent.
     pub fn is_awaited(&self) -> bool {
         self.upload.awaits_client()
+    }
+
+    /// Since when that is so.
+    pub(crate) fn awaited_since(&self) -> Option<Instant> {
+        self.upload.awaited_since()
+    }
+
+    /// Breaks the request body off: the answer is complete, and what is still to come of the request is of no use.
+    pub(crate) fn stop_upload(&self) {
+        self.upload.stop();
     }
 }
 

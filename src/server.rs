@@ -24,6 +24,7 @@ mod handshake;
 mod http2;
 mod rest;
 mod stream;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -37,6 +38,7 @@ use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
 use handshake::{Protocol, Shaken};
+pub use http2::Config as Http2Config;
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 
@@ -66,6 +68,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How long nothing may move while we wait for the client, to read the answer or to send the body.
     pub stall_timeout: Duration,
+    /// How long a tunnel may rest with no byte either way.
+    pub tunnel_timeout: Duration,
     /// How long a client may take to close its side after we have closed ours.
     pub linger_timeout: Duration,
     /// The longest head of a request, in bytes: 431.
@@ -74,6 +78,8 @@ pub struct Config {
     pub max_headers: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
     pub buffer_bytes: usize,
+    /// What is of HTTP/2 alone.
+    pub http2: Http2Config,
 }
 
 /// What a client meets on one listener.
@@ -98,10 +104,12 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
+            tunnel_timeout: Duration::from_secs(60 * 60),
             linger_timeout: Duration::from_secs(2),
             max_head_bytes: 64 * 1024,
             max_headers: HYPER_MAX_HEADERS,
             buffer_bytes: 128 * 1024,
+            http2: Http2Config::default(),
         }
     }
 }
@@ -115,6 +123,8 @@ pub struct Server {
     config: Config,
     default_listener: ListenerConfig,
     builder: Builder,
+    http2: h2::server::Builder,
+    clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
 }
 
@@ -130,7 +140,9 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        Server { config, default_listener: ListenerConfig::default(), builder, proxy }
+        let http2 = http2::builder(&config);
+        let clock = Rc::default();
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }
 
     /// The kind as which a connection of this listener begins.
@@ -186,6 +198,10 @@ impl Server {
                     return self.serve_http2(stream, client, guard).await;
                 }
                 Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
+                Outcome::Tunnel { stream, upstream } => {
+                    // It is larger than all the rest, and few connections become one.
+                    return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;
+                }
                 Outcome::TooSlow { stream } => {
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }

@@ -158,6 +158,133 @@ fn variables_name_certificates_too() {
 /// What is wrong only beside other settings may be right in the file that could not be read.
 #[test]
 fn a_useless_file_is_the_only_problem() {
-    let error = load("]", &[("EXUVIA__LISTENERS__WEB__CERTIFICATES", "site")]).unwrap_err();
-    assert!(!error.contains("no such certificate") && !error.contains("there is no"), "{error}");
+    let variables = [
+        ("EXUVIA__ADMIN__ADDRESS", "127.0.0.1:8080"),
+        ("EXUVIA__CERTIFICATES__SITE__CHAIN", "/c"),
+        ("EXUVIA__HTTP2__STREAM_WINDOW", "2MiB"),
+        ("EXUVIA__LISTENERS__WEB__CERTIFICATES", "other"),
+        ("EXUVIA__LISTENERS__WEB__PROXY_PROTOCOL", "required"),
+        ("EXUVIA__LISTENERS__WEB__UNIX_MODE", "0600"),
+        ("EXUVIA__UPSTREAM__CA", "/ca"),
+        ("EXUVIA__UPSTREAM__CLIENT_CERTIFICATE", "other"),
+        ("EXUVIA__UPSTREAM__PROTOCOL", "alpn"),
+    ];
+    // Each by itself, since a problem of one may keep another from being looked for.
+    for variable in variables {
+        let error = load("]", &[variable]).unwrap_err();
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let error = load("]", &variables).unwrap_err();
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+/// Without a file it is a variable that named the table, and not exuvia itself that lacks a key.
+#[test]
+fn what_is_missing_is_told_of_the_variable_that_needs_it() {
+    for (variable, value, missing) in [
+        ("EXUVIA__CERTIFICATES__SITE__CHAIN", "/c", "certificates.site.key"),
+        ("EXUVIA__LISTENERS__API__BACKLOG", "1", "listeners.api.address"),
+    ] {
+        let error = Settings::load(None, [(variable.to_owned(), value.to_owned())]).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("environment variable {variable}: {missing}: missing; ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn one_problem_of_tls_does_not_hide_the_next() {
+    let upstream = "[upstream]\nservers = ['unix:/x', 'a b']\nca = ''\nclient_certificate = 'x'\n";
+    let error = load(&format!("{upstream}tls = true"), &[]).unwrap_err();
+    let keys: Vec<_> = error.lines().map(|line| line.split(" = ").next().unwrap()).collect();
+    assert_eq!(keys, ["upstream.ca", "upstream.client_certificate", "upstream.servers", "upstream.tls"]);
+
+    let error = load("upstream.tls_name = 'a b'\nupstream.ca = '/x'", &[]).unwrap_err();
+    let lines: Vec<_> = error.lines().collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    assert!(lines[0].starts_with("upstream.ca") && lines[0].contains("tls = true only"), "{error}");
+    assert!(lines[1].starts_with("upstream.tls_name") && lines[1].contains("a host name"), "{error}");
+}
+
+/// A name that nothing may have is shown among those that there are, and stays on its line.
+#[test]
+fn names_are_shown_as_keys() {
+    let content = "[listeners.web]\naddress = '[::]:0'\ncertificates = ['other']\n\
+                   [certificates.\"a\\nb\\u001b[31m\"]\nchain = '/c'\nkey = '/k'\n";
+    let error = load(content, &[]).unwrap_err();
+    assert_eq!(error.lines().count(), 2, "{error}");
+    assert!(error.ends_with(r#"no such certificate; there are "a\nb\u001B[31m""#), "{error}");
+}
+
+#[test]
+fn printed_settings_name_every_key_of_a_plain_listener() {
+    let printed = Settings::load(None, []).unwrap().to_toml();
+    assert!(printed.contains("\ncertificates = []\n"), "{printed}");
+}
+
+#[test]
+fn names_of_certificates() {
+    let certificate = |name: &str| format!("certificates.{name} = {{ chain = '/c', key = '/k' }}\n");
+    let many = |count: usize| -> String { (0..count).map(|n| certificate(&format!("n{n}"))).collect() };
+    assert_eq!(load(&many(1024), &[]).unwrap().certificates.len(), 1024);
+    refused_whole(&many(1025), "certificates: ", "expected at most 1024, but there are 1025");
+    refused_whole(&["a", "A"].map(certificate).concat(), "certificates.a: ", "in more than case");
+    // It names no descriptor, so it may begin like the restart core's own.
+    let settings = load(&certificate("exuvia-a"), &[]).unwrap();
+    assert_eq!(settings.listeners[0].tls, None, "one that nobody uses is no problem");
+}
+
+#[test]
+fn lists_have_an_end() {
+    let of = |item: &str, count: usize| format!("[{}]", format!("'{item}',").repeat(count));
+    let listener = |setting: &str| format!("[listeners.web]\naddress = '[::]:0'\n{setting}\n{SITE}");
+    for (key, item, max) in [("certificates", "site", 256), ("proxy_protocol_from", "::1", 256)] {
+        let proxy = if key == "certificates" { "" } else { "proxy_protocol = 'optional'\n" };
+        let content = |count| listener(&format!("{proxy}{key} = {}", of(item, count)));
+        assert!(load(&content(max), &[]).is_ok(), "{key}");
+        refused_whole(&content(max + 1), &format!("listeners.web.{key}"), &format!("at most {max}"));
+    }
+    for (key, item) in [("tls.ticket_key_files", "/k"), ("upstream.upgrades", "a")] {
+        assert!(load(&format!("{key} = {}", of(item, 16)), &[]).is_ok(), "{key}");
+        refused_whole(&format!("{key} = {}", of(item, 17)), key, "at most 16");
+    }
+}
+
+#[test]
+fn values_at_their_edges() {
+    for (key, good, bad) in [
+        ("http2.max_streams", ["1", "10000"], ["0", "10001"]),
+        ("http2.max_resets_per_minute", ["1", "1000000"], ["0", "1000001"]),
+        ("http2.max_control_frames_per_minute", ["10", "10000000"], ["9", "10000001"]),
+        ("http2.connection_window", ["262144", "'64MiB'"], ["65534", "67108865"]),
+        ("http2.stream_window", ["65535", "'1MiB'"], ["65534", "16777217"]),
+        ("http2.ack_timeout", ["'1ms'", "'24h'"], ["'0s'", "'25h'"]),
+        ("tls.ticket_lifetime", ["'1ms'", "'24h'"], ["'0s'", "'25h'"]),
+        ("timeouts.handshake", ["'1ms'", "'24h'"], ["'0s'", "10"]),
+        ("timeouts.tunnel", ["'1ms'", "'24h'"], ["'0s'", "'25h'"]),
+        ("upstream.max_streams", ["1", "10000"], ["0", "10001"]),
+        ("upstream.connect", ["true", "'false'"], ["1", "'yes'"]),
+    ] {
+        for value in good {
+            assert!(load(&format!("{key} = {value}"), &[]).is_ok(), "{key} = {value}");
+        }
+        for value in bad {
+            refused_whole(&format!("{key} = {value}"), key, "expected ");
+        }
+    }
+    for network in ["10.0.0.0/33", "10.0.0/8", "localhost", "*", "", "10.0.0.1:80", "[::1]"] {
+        refused(&format!("proxy_protocol_from = ['{network}']"), "proxy_protocol_from", "expected a network");
+    }
+    for name in ["", "a b", "app:443", "https://app", "-a", "*.a", "a..b"] {
+        let content = format!("upstream = {{ tls = true, tls_name = '{name}' }}");
+        refused_whole(&content, "upstream.tls_name", "expected a host name");
+    }
+    for token in ["", "a b", "H2C", "h2c/1", "ä"] {
+        refused_whole(
+            &format!("upstream.upgrades = ['{token}']"),
+            "upstream.upgrades",
+            "expected a protocol",
+        );
+    }
 }

@@ -2,11 +2,12 @@
 //! takes them.
 
 mod from_upstream;
+mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use super::headers;
 use crate::timer::Timer;
 use from_upstream::FromUpstream;
 pub(super) use from_upstream::{FromServer, Http2Body};
+use http2::FromHttp2;
 
 /// What a client gets.
 #[derive(Debug)]
@@ -41,6 +43,11 @@ pub(super) struct Silence {
 }
 
 impl Body {
+    /// A body without anything in it.
+    pub fn empty() -> Self {
+        Body::full(Bytes::new())
+    }
+
     pub(super) fn full(text: Bytes) -> Self {
         Body(Kind::Full(text))
     }
@@ -85,18 +92,24 @@ impl http_body::Body for Body {
 pub(super) struct Upload {
     /// Whether a body is on its way.
     open: Cell<bool>,
-    /// Whether the upstream would take more and the client has not sent it.
-    awaits_client: Cell<bool>,
+    /// Since when the upstream would take more and the client has not sent it.
+    awaited_since: Cell<Option<Instant>>,
     /// When the upstream last took something; since then it is the upstream that is waited for.
     advanced: Cell<Instant>,
+    /// Whether nobody wants the rest of the body.
+    stopped: Cell<bool>,
+    /// Whoever waits for more of the body; kept only where it can be stopped.
+    reader: RefCell<Option<Waker>>,
 }
 
 impl Upload {
     pub(super) fn new() -> Self {
         Upload {
             open: Cell::new(false),
-            awaits_client: Cell::new(false),
+            awaited_since: Cell::new(None),
             advanced: Cell::new(Instant::now()),
+            stopped: Cell::new(false),
+            reader: RefCell::new(None),
         }
     }
 
@@ -110,7 +123,21 @@ impl Upload {
     }
 
     pub(super) fn awaits_client(&self) -> bool {
-        self.awaits_client.get()
+        self.awaited_since.get().is_some()
+    }
+
+    pub(super) fn awaited_since(&self) -> Option<Instant> {
+        self.awaited_since.get()
+    }
+
+    /// Breaks the body off, and lets go of what it comes from.
+    pub(super) fn stop(&self) {
+        if self.open.get() {
+            self.stopped.set(true);
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
     }
 
     /// The upstream has taken something, or the client has sent something for it.
@@ -130,11 +157,26 @@ pub struct ClientBody(Source);
 #[derive(Debug)]
 enum Source {
     Http1(Incoming),
+    Http2(FromHttp2),
+    /// It was stopped.
+    Gone,
 }
 
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
         ClientBody(Source::Http1(incoming))
+    }
+}
+
+impl ClientBody {
+    /// The body of a request that came by HTTP/2. `length` is what its head says of it, `before` is called when it
+    /// is first read.
+    pub(crate) fn http2(
+        stream: h2::RecvStream,
+        length: Option<u64>,
+        before: Option<Box<dyn FnOnce()>>,
+    ) -> Self {
+        ClientBody(Source::Http2(FromHttp2::new(stream, length, before)))
     }
 }
 
@@ -147,18 +189,24 @@ impl http_body::Body for ClientBody {
             Source::Http1(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Cause::from)))
             }
+            Source::Http2(stream) => stream.poll_frame(cx),
+            Source::Gone => Poll::Ready(Some(Err("the answer was complete before the request".into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Http1(incoming) => incoming.is_end_stream(),
+            Source::Http2(stream) => stream.is_end_stream(),
+            Source::Gone => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Http1(incoming) => incoming.size_hint(),
+            Source::Http2(stream) => stream.size_hint(),
+            Source::Gone => SizeHint::default(),
         }
     }
 }
@@ -183,6 +231,18 @@ impl RequestBody {
         !self.begun
     }
 
+    /// Whether nobody wants the rest of it; else the task is woken when that is said.
+    pub(super) fn poll_stopped(&self, cx: &mut Context<'_>) -> bool {
+        self.note_reader(cx);
+        self.upload.stopped.get()
+    }
+
+    fn note_reader(&self, cx: &mut Context<'_>) {
+        if let Source::Http2(_) = self.incoming.0 {
+            self.upload.reader.replace(Some(cx.waker().clone()));
+        }
+    }
+
     pub(super) fn upload(&self) -> &Upload {
         &self.upload
     }
@@ -194,16 +254,24 @@ impl http_body::Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let this = self.get_mut();
+        if this.upload.stopped.get() {
+            this.incoming.0 = Source::Gone;
+        }
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::prepare_trailers(trailers);
         }
-        this.upload.awaits_client.set(frame.is_pending());
         if frame.is_ready() {
             this.begun = true;
+            this.upload.awaited_since.set(None);
             this.upload.advance();
+        } else {
+            if this.upload.awaited_since.get().is_none() {
+                this.upload.awaited_since.set(Some(Instant::now()));
+            }
+            this.note_reader(cx);
         }
         frame
     }
@@ -220,6 +288,6 @@ impl http_body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.upload.open.set(false);
-        self.upload.awaits_client.set(false);
+        self.upload.awaited_since.set(None);
     }
 }

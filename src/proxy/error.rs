@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -35,6 +36,9 @@ pub enum Error {
     /// The client asks for a tunnel.
     #[error("CONNECT is not allowed here")]
     Connect,
+    /// The client asks for a tunnel to nowhere (RFC 9112, section 3.2.3), or sends a body with that.
+    #[error("CONNECT takes a target host:port, and no body")]
+    ConnectTarget,
     /// The client broke off its body, or framed it wrong.
     #[error("the request body could not be read")]
     RequestBody(#[source] Cause),
@@ -93,6 +97,7 @@ impl Error {
             Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
             Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
             Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
+            Error::ConnectTarget => (StatusCode::BAD_REQUEST, "connect_target", Client),
             Error::RequestBody(_) => (StatusCode::BAD_REQUEST, "request_body", Client),
             Error::Unreachable(..) => (StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
             Error::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream),
@@ -148,7 +153,7 @@ impl Error {
     /// Whether nothing can follow on the client's connection, because where the request ends is not known
     /// or is no longer looked for.
     fn closes(&self) -> bool {
-        matches!(self, Error::TransferCoding | Error::Connect | Error::RequestBody(_))
+        matches!(self, Error::TransferCoding | Error::Connect | Error::ConnectTarget | Error::RequestBody(_))
     }
 
     /// Writes the log line.
@@ -199,13 +204,18 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What the upstream said as it broke off, or what stands for that on HTTP/2 (RFC 9113, section 7).
-    pub fn reason(&self) -> h2::Reason {
-        match self {
-            BodyError::Reset(error) if error.is_reset() && error.is_remote() => {
-                error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR)
+    /// What the upstream said as it broke off, or what stands for that on HTTP/2 (RFC 9113, section 7). Some of
+    /// what it may say would be a lie from here: that all is well, or that nothing was processed.
+    pub fn reason(&self) -> Reason {
+        let said = match self {
+            BodyError::Reset(error) if error.is_reset() && error.is_remote() => error.reason(),
+            BodyError::Cut(_) | BodyError::Reset(_) | BodyError::Stalled => None,
+        };
+        match said {
+            None | Some(Reason::NO_ERROR | Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED) => {
+                Reason::INTERNAL_ERROR
             }
-            BodyError::Cut(_) | BodyError::Reset(_) | BodyError::Stalled => h2::Reason::INTERNAL_ERROR,
+            Some(reason) => reason,
         }
     }
 }

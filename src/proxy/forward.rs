@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::body::{Body, FromServer, RequestBody, Silence};
 use super::error::{Error, TlsFailure};
 use super::upstream::{Lease, ServerAddr, http1};
-use super::{Answer, ClientBody, Exchange, Interim, headers};
+use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
 
 /// How often one request is sent again because a server has not processed it.
 const MAX_RETRIES: usize = 2;
@@ -27,15 +27,25 @@ impl Exchange {
         mut request: Request<ClientBody>,
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
-        headers::prepare_request(&mut request, &self.client.forwarded)?;
+        let wish = headers::prepare_request(&mut request, &self.client.forwarded, &self.client.proxy.rules)?;
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
 
-        let (mut response, server) = self.send_somewhere(request, interim).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::Malformed(server.clone(), "it switched protocols without being asked".into()));
+        let (mut response, server) = self.send_somewhere(request, wish.is_some(), interim).await?;
+        let malformed = |cause: &'static str| Error::Malformed(server.clone(), cause.into());
+        let granted = wish.filter(|wish| wish.is_granted(response.status()));
+        if granted.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(malformed("it switched protocols without being asked"));
         }
-        if let Err(cause) = headers::prepare_response(&mut response) {
-            return Err(Error::Malformed(server.clone(), cause.into()));
+        let named = granted.as_ref().and_then(|_| tunnel::switched_to(response.headers()));
+        headers::prepare_response(&mut response).map_err(malformed)?;
+        if let Some(wish) = granted {
+            let (head, source) = response.into_parts();
+            let mut response = Response::from_parts(head, ());
+            response.extensions_mut().clear();
+            wish.grant(&mut response, named.as_deref()).map_err(malformed)?;
+            let lease = source.into_connection();
+            let lease = lease.ok_or_else(|| malformed("it switched protocols on a stream of HTTP/2"))?;
+            return self.tunnel(response, lease).await;
         }
         Ok(Answer::Response(response.map(|source| {
             let limit = self.client.proxy.stall_timeout;
@@ -43,19 +53,29 @@ impl Exchange {
         })))
     }
 
+    async fn tunnel(&self, response: Response<()>, lease: http1::Lease) -> Result<Answer, Error> {
+        let server = lease.server().clone();
+        match self.within_response_timeout(lease.into_tunnel()).await {
+            Some(Some(stream)) => Ok(Answer::Tunnel(response, stream)),
+            Some(None) => Err(Error::ClosedEarly(server, "right behind its answer".into())),
+            None => Err(Error::Silent(server)),
+        }
+    }
+
     /// Sends the request to the first server that can be reached.
     async fn send_somewhere(
         &self,
         mut request: Request<RequestBody>,
+        may_tunnel: bool,
         interim: &dyn Interim,
     ) -> Result<(Response<FromServer>, &ServerAddr), Error> {
         let mut last = Error::NoServer;
         let mut retries = 0;
         for server in self.client.proxy.servers() {
             loop {
-                let (lease, is_fresh) = match server.idle() {
+                let (lease, is_fresh) = match server.idle(may_tunnel) {
                     Some(lease) => (lease, false),
-                    None => match server.connect().await {
+                    None => match server.connect(may_tunnel).await {
                         Ok(lease) => (lease, true),
                         Err(error) => {
                             last = error;
@@ -64,7 +84,7 @@ impl Exchange {
                     },
                 };
                 let sent = match lease {
-                    Lease::Http1(lease) => self.send_http1(lease, request).await?,
+                    Lease::Http1(lease) => self.send_http1(lease, request, may_tunnel).await?,
                     // Boxed: HTTP/1 need not carry room for it.
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
                 };
@@ -94,7 +114,11 @@ impl Exchange {
         &self,
         mut lease: http1::Lease,
         request: Request<RequestBody>,
+        may_tunnel: bool,
     ) -> Result<Sent, Error> {
+        if may_tunnel {
+            lease.claim();
+        }
         // What came before, such as a slow connect, is not the server's silence.
         self.upload.begin();
         let sending = lease.sender.try_send_request(request);

@@ -15,7 +15,9 @@ use http::{Method, Request, Response, Version};
 use http_body::Body;
 
 use super::error::Error;
+use super::tunnel::{self, Rules, Wish};
 
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -38,8 +40,8 @@ static NOT_FROM_CLIENTS: [HeaderName; 5] =
 static OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
 
 /// What is for one hop, beside what `Connection` names.
-static ONE_HOP: [HeaderName; 5] =
-    [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+static ONE_HOP: [HeaderName; 6] =
+    [HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// What `Connection` names in vain.
 static END_TO_END: [HeaderName; 14] = [
@@ -75,14 +77,23 @@ impl Forwarded {
     }
 }
 
-/// Turns what a client sent into what the upstream gets, or refuses it.
-pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &Forwarded) -> Result<(), Error> {
-    if request.method() == Method::CONNECT {
-        return Err(Error::Connect);
-    }
+/// Turns what a client sent into what the upstream gets, or refuses it. Returns the tunnel that it asks for.
+pub(super) fn prepare_request<B: Body>(
+    request: &mut Request<B>,
+    forwarded: &Forwarded,
+    rules: &Rules,
+) -> Result<Option<Wish>, Error> {
     let found = Found::among(request.headers());
     let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
-    let host = take_host(request)?;
+    let (wish, host) = if request.method() == Method::CONNECT {
+        (Some(Wish::Connect), Some(tunnel::take_target(request, rules)?))
+    } else {
+        let wish = if found.upgrade { tunnel::upgrade(request, rules).map(Wish::Upgrade) } else { None };
+        (wish, take_host(request)?)
+    };
+    // HTTP/2 has frames to say where a body ends.
+    let chunked = chunked
+        || request.version() == Version::HTTP_2 && !request.headers().contains_key(header::CONTENT_LENGTH);
     let via = via(request.version());
     *request.version_mut() = Version::HTTP_11;
     // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
@@ -105,6 +116,10 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    if let Some(Wish::Upgrade(token)) = &wish {
+        headers.insert(header::UPGRADE, token.clone());
+        headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
     } else {
@@ -113,7 +128,7 @@ pub(super) fn prepare_request<B: Body>(request: &mut Request<B>, forwarded: &For
     headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
     headers.insert(X_FORWARDED_PROTO, forwarded.scheme.clone());
     headers.append(header::VIA, via);
-    Ok(())
+    Ok(wish)
 }
 
 /// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.
@@ -229,7 +244,7 @@ fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> 
 
 /// The characters of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not one of them, such as a
 /// space, a slash or an `@`, different servers read differently.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(c))
 }
 
@@ -247,6 +262,7 @@ struct Found {
     /// A length that is a list, such as "5, 5".
     listed_length: bool,
     expect: bool,
+    upgrade: bool,
     not_from_clients: bool,
     underscore: bool,
 }
@@ -261,7 +277,8 @@ impl Found {
                     found.names |= !names_no_field(value.as_bytes());
                 }
                 "transfer-encoding" => (found.one_hop, found.transfer_encoding) = (true, true),
-                "keep-alive" | "proxy-connection" | "te" | "upgrade" => found.one_hop = true,
+                "upgrade" => (found.one_hop, found.upgrade) = (true, true),
+                "http2-settings" | "keep-alive" | "proxy-connection" | "te" => found.one_hop = true,
                 "content-length" => found.listed_length |= value.as_bytes().contains(&b','),
                 "expect" => found.expect = true,
                 "forwarded" | "proxy" | "proxy-authorization" | "x-forwarded-port" | "x-real-ip" => {
@@ -342,12 +359,12 @@ fn remove_named(headers: &mut HeaderMap) {
     }
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// The members of a list field (RFC 9110, section 5.6.1).
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+pub(super) fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     let values = headers.get_all(name).into_iter();
     values.flat_map(|value| value.as_bytes().split(|c| *c == b',')).map(<[u8]>::trim_ascii)
 }

@@ -28,6 +28,7 @@ use tokio::time::interval;
 
 use super::error::Error;
 use connect::{Connector, Spoken};
+pub(super) use stream::Wire;
 
 /// Where a server is. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -162,17 +163,18 @@ impl Server {
         self.connector.address()
     }
 
-    /// A connection that was alive when this thread last looked, and that has room for a request.
-    pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
-        match self.expected.get() {
+    /// A connection that was alive when this thread last looked, and that has room for a request. One that may
+    /// become a tunnel goes by HTTP/1 if the server leaves the choice.
+    pub(super) fn idle(self: &Rc<Self>, may_tunnel: bool) -> Option<Lease> {
+        match self.expected(may_tunnel) {
             Spoken::Http1 => Some(Lease::Http1(self.http1.idle(self)?)),
             Spoken::Http2 => Some(Lease::Http2(self.http2.idle()?)),
         }
     }
 
     /// A new connection; with HTTP/2 a stream of one that others may have asked for before.
-    pub(super) async fn connect(self: &Rc<Self>) -> Result<Lease, Error> {
-        if self.expected.get() == Spoken::Http2 {
+    pub(super) async fn connect(self: &Rc<Self>, may_tunnel: bool) -> Result<Lease, Error> {
+        if self.expected(may_tunnel) == Spoken::Http2 {
             match self.http2.stream().await? {
                 http2::Got::Stream(lease) => return Ok(Lease::Http2(lease)),
                 http2::Got::Http1(wire) => {
@@ -184,7 +186,7 @@ impl Server {
             }
         }
         // Boxed: the states of a handshake are large, and every request would carry room for them.
-        let connecting = Box::pin(self.connector.connect());
+        let connecting = Box::pin(self.connector.connect(may_tunnel));
         let (wire, spoken) = self.connector.connect_in_time(&self.config, connecting).await?;
         match spoken {
             Spoken::Http1 => self.http1.begin(wire, self).await,
@@ -192,6 +194,13 @@ impl Server {
                 self.expected.set(Spoken::Http2);
                 Ok(Lease::Http2(self.http2.begin(wire).await?))
             }
+        }
+    }
+
+    fn expected(&self, may_tunnel: bool) -> Spoken {
+        match self.config.protocol {
+            Protocol::Alpn if may_tunnel => Spoken::Http1,
+            _ => self.expected.get(),
         }
     }
 

@@ -29,11 +29,18 @@ pub(super) fn answer<'c>(
     let flight = Flight::begin(notes.clone());
     let version = request.version();
     async move {
-        let proxy::Answer::Response(mut response) =
-            exchange.answer(request.map(ClientBody::from), &NoInterim).await;
-        // As late as can be: hyper writes the head next.
-        let closing = guard.drain().is_some();
-        announce(&mut response, version, closing, &flight.0);
+        let response = match exchange.answer(request.map(ClientBody::from), &NoInterim).await {
+            proxy::Answer::Response(mut response) => {
+                // As late as can be: hyper writes the head next.
+                let closing = guard.drain().is_some();
+                announce(&mut response, version, closing, &flight.0);
+                response
+            }
+            proxy::Answer::Tunnel(response, upstream) => {
+                flight.0.tunnel.replace(Some(Box::new(upstream)));
+                response.map(|()| proxy::Body::empty())
+            }
+        };
         flight.0.answer_begun.set(true);
         Ok(response.map(|body| Answer { body, _flight: flight }))
     }

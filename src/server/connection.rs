@@ -27,7 +27,7 @@ use super::Config;
 use super::answer::{Answer, answer};
 use super::rest::Rest;
 use super::stream::{Downstream, Noted, Notes};
-use crate::proxy::Exchange;
+use crate::proxy::{Exchange, TunnelStream};
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -40,6 +40,8 @@ pub(super) enum Outcome {
     AtRest { stream: Downstream, rest: Rest },
     /// The client speaks HTTP/2, by prior knowledge (RFC 9113, section 3.3).
     Http2 { stream: Downstream },
+    /// The connection carries something else from here on, to and from this server.
+    Tunnel { stream: Downstream, upstream: Box<TunnelStream> },
     /// The client was too slow, and has not been told anything yet.
     TooSlow { stream: Downstream },
     /// An answer was broken off. If only the end of the connection tells where it ends, or the client does
@@ -219,6 +221,11 @@ impl<'c> Watch<'c> {
 
     fn outcome(self, ended: Ended, mut stream: Downstream) -> Outcome {
         let notes = self.notes;
+        if let Ended::Http(Ok(())) = ended
+            && let Some(upstream) = notes.tunnel.take()
+        {
+            return Outcome::Tunnel { stream, upstream };
+        }
         match ended {
             Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
                 true => {

@@ -1,6 +1,6 @@
 //! The stream to a client, whatever it is made of, and what can be observed of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxy::TunnelStream;
 use crate::restart::Stream;
 
 /// A stream to a client. Bytes that were read from it and not consumed always travel with it.
@@ -159,6 +160,8 @@ pub(super) struct Notes {
     pub(super) end_guarded: Cell<bool>,
     /// Whether hyper has flushed its buffers and is done with the stream.
     pub(super) released: Cell<bool>,
+    /// What the connection becomes once the answer is written.
+    pub(super) tunnel: RefCell<Option<Box<TunnelStream>>>,
 }
 
 /// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,

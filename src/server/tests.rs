@@ -6,6 +6,7 @@ mod failures;
 mod requests;
 mod timeouts;
 mod transfers;
+mod tunnel;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Config, HTTP1, KINDS, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::restart::{Accepted, Counts, Drain, End, KindStatus, Phase, Stream, Tracker, View};
+use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Stream, Tracker, View};
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
@@ -99,7 +100,11 @@ impl Edge {
     }
 
     fn status(&self) -> KindStatus {
-        Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(HTTP1.0)
+        self.status_of(HTTP1)
+    }
+
+    fn status_of(&self, kind: Kind) -> KindStatus {
+        Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(kind.0)
     }
 
     /// Waits until every connection has ended, and returns how.

@@ -115,6 +115,12 @@ impl Check<'_> {
         self.problems.add(Problem { origin, key: Some(key.to_owned()), value: None, message });
     }
 
+    /// About a key that the table lacks.
+    fn refuse_missing(&mut self, table: &str, name: &str, why: &str) {
+        let (origin, key) = (self.origins.of_missing(table), Some(format!("{table}.{name}")));
+        self.problems.add(Problem { origin, key, value: None, message: format!("missing; {why}") });
+    }
+
     /// What the rule makes of each item of a list of at most `max`, such as `example`.
     fn read_list<T>(
         &mut self,
@@ -182,11 +188,10 @@ fn listener(
         check.refuse_table(&key, format!("expected a name that does not start with {RESERVED_PREFIX}"));
     }
 
-    let address_key = format!("{key}.address");
     let address = match &raw.address {
-        Some(leaf) => check.read(&address_key, leaf, value::listen_addr),
+        Some(leaf) => check.read(&format!("{key}.address"), leaf, value::listen_addr),
         None => {
-            check.refuse_table(&address_key, "missing; every listener needs an address".to_owned());
+            check.refuse_missing(&key, "address", "every listener needs an address");
             None
         }
     };
@@ -195,7 +200,7 @@ fn listener(
     let unix_mode = check.read(&mode_key, &raw.unix_mode, value::mode);
     if matches!(address, Some(ListenAddr::Tcp(_))) && check.origins.of(&mode_key) != Origin::Builtin {
         let expected = "expected on a unix: address only, and this listener has another";
-        check.refuse(&mode_key, &raw.unix_mode, expected.to_owned());
+        check.refuse_in_context(&mode_key, &raw.unix_mode, expected.to_owned());
     }
     let tls = protocols::listener_tls(&key, raw, certificates, check);
     let protocols = protocols::protocols(&key, raw, check);
@@ -237,7 +242,7 @@ fn apart_from_admin(settings: &Settings, raw: &Raw, check: &mut Check<'_>) {
     let same = settings.listeners.iter().find(|listener| listener.address == ListenAddr::Tcp(address));
     if let (Some(same), Some(leaf)) = (same, &raw.admin.address) {
         let other = dotted(&["listeners", &same.name]);
-        check.refuse(
+        check.refuse_in_context(
             "admin.address",
             leaf,
             format!("expected an address of its own, and {other} has this one"),

@@ -104,8 +104,8 @@ fn write_listener(out: &mut Document, listener: &ListenerSettings) {
     if let ListenAddr::Unix(_) = listener.address {
         out.key("unix_mode", quoted(&format!("{:04o}", listener.unix_mode)));
     }
+    out.key("certificates", list(listener.tls.iter().flat_map(|tls| &tls.certificates)));
     if let Some(tls) = &listener.tls {
-        out.key("certificates", list(&tls.certificates));
         let version = match tls.min_version {
             TlsVersion::V1_2 => "1.2",
             TlsVersion::V1_3 => "1.3",

@@ -297,7 +297,7 @@ pub(super) fn upgrade_token(leaf: &Leaf) -> Checked<String> {
     };
     match text(leaf) {
         // RFC 9113, section 3.1: it is of the past, and behind a proxy a way around it.
-        Some("h2c") => {
+        Some(token) if token.split('/').next() == Some("h2c") => {
             Err("expected a protocol that may pass; h2c would be spoken past this proxy".to_owned())
         }
         other => other

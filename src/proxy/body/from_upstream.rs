@@ -68,6 +68,16 @@ impl FromUpstream {
     }
 }
 
+impl FromServer {
+    /// The connection, if it can be had for something else.
+    pub(in crate::proxy) fn into_connection(self) -> Option<http1::Lease> {
+        match self {
+            FromServer::Http1(_, lease) => lease,
+            FromServer::Http2(_) => None,
+        }
+    }
+}
+
 impl http_body::Body for FromServer {
     type Data = Bytes;
     type Error = BodyError;

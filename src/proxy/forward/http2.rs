@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -40,6 +40,10 @@ impl Exchange {
     ) -> Result<Sent, Error> {
         self.upload.begin();
         let (parts, body) = request.into_parts();
+        if parts.method == Method::CONNECT {
+            // A tunnel takes a connection of its own.
+            return Err(Error::Connect);
+        }
         // A server may say that it has not processed the request: then the head is needed again.
         let mut head = Request::from_parts(parts.clone(), ());
         headers::prepare_http2(&mut head, lease.is_tls())?;
@@ -189,6 +193,9 @@ impl Upload {
             if self.stream.poll_reset(cx).is_ready() {
                 // Why, the other half of the stream tells.
                 return Poll::Ready(Ok(()));
+            }
+            if self.body.poll_stopped(cx) {
+                return Poll::Ready(Err("the answer was complete before the request".into()));
             }
             // Without room for one byte the client is not asked for more, and is not waited for.
             self.stream.reserve_capacity(self.chunk.len().max(1));

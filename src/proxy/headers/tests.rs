@@ -15,7 +15,8 @@ fn request(fields: &[(&str, &str)]) -> Request<Body> {
 
 fn prepared(fields: &[(&str, &str)]) -> HeaderMap {
     let mut request = request(fields);
-    prepare_request(&mut request, &Forwarded::new(Some([192, 0, 2, 1].into()), "https")).unwrap();
+    let rules = Rules { upgrades: Vec::new().into(), connect: false };
+    prepare_request(&mut request, &Forwarded::new(Some([192, 0, 2, 1].into()), "https"), &rules).unwrap();
     request.into_parts().0.headers
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Connector {
 #[derive(Debug)]
 struct Tls {
     config: Arc<ClientConfig>,
+    /// For connections that may become tunnels.
+    http1: Arc<ClientConfig>,
     /// `None` when the server's address gives none.
     name: Option<ServerName<'static>>,
 }
@@ -44,13 +46,20 @@ impl Connector {
     pub(super) fn new(address: ServerAddr, config: &ConnectionConfig) -> Self {
         let protocol = config.protocol;
         let tls = config.tls.as_ref().map(|tls| {
-            let mut client = ClientConfig::clone(&tls.client);
-            client.alpn_protocols = match protocol {
-                Protocol::Http1 => vec![HTTP_1_1.to_vec()],
-                Protocol::Http2 => vec![H2.to_vec()],
-                Protocol::Alpn => vec![H2.to_vec(), HTTP_1_1.to_vec()],
+            let offering = |protocols: &[&[u8]]| {
+                let mut client = ClientConfig::clone(&tls.client);
+                client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+                Arc::new(client)
             };
-            Tls { config: Arc::new(client), name: tls.name.clone().or_else(|| name_of(&address)) }
+            Tls {
+                config: match protocol {
+                    Protocol::Http1 => offering(&[HTTP_1_1]),
+                    Protocol::Http2 => offering(&[H2]),
+                    Protocol::Alpn => offering(&[H2, HTTP_1_1]),
+                },
+                http1: offering(&[HTTP_1_1]),
+                name: tls.name.clone().or_else(|| name_of(&address)),
+            }
         });
         Connector { address, protocol, tls }
     }
@@ -63,8 +72,9 @@ impl Connector {
         self.tls.is_some()
     }
 
-    /// A connection on which nothing of a request has been sent.
-    pub(super) async fn connect(&self) -> Result<(Wire, Spoken), Error> {
+    /// A connection on which nothing of a request has been sent; one that may become a tunnel speaks HTTP/1 if the
+    /// server leaves the choice.
+    pub(super) async fn connect(&self, may_tunnel: bool) -> Result<(Wire, Spoken), Error> {
         let stream = self.address.connect().await;
         let stream = stream.map_err(|cause| Error::Unreachable(self.address.clone(), cause))?;
         // What must stand before everything else, TLS too, is written to `stream` here.
@@ -74,7 +84,11 @@ impl Connector {
         };
         let failed = |failure| Error::Tls(self.address.clone(), failure);
         let name = tls.name.clone().ok_or_else(|| failed(TlsFailure::NoName))?;
-        let stream = TlsConnector::from(tls.config.clone()).connect(name, stream).await;
+        let config = match self.protocol {
+            Protocol::Alpn if may_tunnel => &tls.http1,
+            _ => &tls.config,
+        };
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
         let stream = stream.map_err(|cause| failed(TlsFailure::of(cause)))?;
         let spoken = match (self.protocol, stream.get_ref().1.alpn_protocol()) {
             (Protocol::Http2 | Protocol::Alpn, Some(H2)) => Spoken::Http2,

@@ -13,7 +13,7 @@ use crate::restart::Stream;
 
 /// A stream to a server.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(in crate::proxy) enum Wire {
     Plain(Stream),
     /// Boxed: it is a dozen times as large, and there are many plain ones.
     Tls(Box<TlsStream<Stream>>),

@@ -23,14 +23,13 @@ pub(super) fn certificates(
 ) -> Option<Vec<CertificateSettings>> {
     check.names("certificates", raw.keys(), CERTIFICATES_MAX)?;
     let certificate = |(name, raw): (&String, &RawCertificate)| {
-        let key = dotted(&["certificates", name]);
+        let table = dotted(&["certificates", name]);
         let mut file = |part: &str, leaf: Option<&Leaf>| {
-            let key = format!("{key}.{part}");
             let Some(leaf) = leaf else {
-                check.refuse_table(&key, "missing; every certificate needs a chain and a key".to_owned());
+                check.refuse_missing(&table, part, "every certificate needs a chain and a key");
                 return None;
             };
-            check.read(&key, leaf, value::path)
+            check.read(&format!("{table}.{part}"), leaf, value::path)
         };
         let (chain, key) = (file("chain", raw.chain.as_ref()), file("key", raw.key.as_ref()));
         Some(CertificateSettings { name: name.clone(), chain: chain?, key: key? })
@@ -94,10 +93,15 @@ pub(super) fn known_certificate(key: &str, leaf: &Leaf, name: &str, names: &[&st
     if names.contains(&name) {
         return;
     }
+    // As keys, since even a name that nothing may have is repeated here.
+    let shown = |name: &str| dotted(&[name]);
     let message = match (nearest(name, names.iter().copied()), names) {
         (_, []) => format!("expected the name of a certificate, and there is no {}", table_of(name)),
-        (Some(meant), _) => format!("no such certificate; did you mean {meant}?"),
-        (None, names) => format!("no such certificate; there are {}", names.join(", ")),
+        (Some(meant), _) => format!("no such certificate; did you mean {}?", shown(meant)),
+        (None, names) => {
+            let names: Vec<String> = names.iter().map(|name| shown(name)).collect();
+            format!("no such certificate; there are {}", names.join(", "))
+        }
     };
     check.refuse_in_context(key, leaf, message);
 }

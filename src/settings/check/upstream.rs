@@ -2,7 +2,7 @@
 
 use super::{Check, protocols};
 use crate::settings::raw::RawUpstream;
-use crate::settings::value;
+use crate::settings::value::{self, Leaf};
 use crate::settings::{ProxyVersion, UpstreamAddr, UpstreamProtocol, UpstreamSettings, UpstreamTlsSettings};
 
 const SERVERS_MAX: usize = 256;
@@ -21,7 +21,7 @@ pub(super) fn upstream(
         ("alpn", UpstreamProtocol::Alpn),
     ];
     let protocol = check.read("upstream.protocol", &raw.protocol, value::word(&known));
-    let tls = tls(raw, servers.as_deref(), certificates, check);
+    let tls = tls(raw, certificates, check);
     if let (Some(UpstreamProtocol::Alpn), Some(None)) = (protocol, &tls) {
         let expected = "expected with upstream.tls = true: without TLS there is no choice by ALPN";
         check.refuse_in_context("upstream.protocol", &raw.protocol, expected.to_owned());
@@ -57,7 +57,6 @@ pub(super) fn upstream(
 /// `Some(None)`: TLS is not spoken.
 fn tls(
     raw: &RawUpstream,
-    servers: Option<&[UpstreamAddr]>,
     certificates: &[&str],
     check: &mut Check<'_>,
 ) -> Option<Option<UpstreamTlsSettings>> {
@@ -66,29 +65,32 @@ fn tls(
     let ca = check.read_optional("upstream.ca", raw.ca.as_ref(), value::path);
     let client_certificate =
         check.read_optional("upstream.client_certificate", raw.client_certificate.as_ref(), value::name);
-    let settings = UpstreamTlsSettings { name: name?, ca: ca?, client_certificate: client_certificate? };
     if !on? {
-        let set = [
-            ("upstream.tls_name", &raw.tls_name, settings.name.is_some()),
-            ("upstream.ca", &raw.ca, settings.ca.is_some()),
-            ("upstream.client_certificate", &raw.client_certificate, settings.client_certificate.is_some()),
-        ];
-        for (key, leaf, _) in set.into_iter().filter(|(.., is_set)| *is_set) {
-            if let Some(leaf) = leaf {
+        for (key, leaf, is_good) in [
+            ("upstream.tls_name", &raw.tls_name, name.is_some()),
+            ("upstream.ca", &raw.ca, ca.is_some()),
+            ("upstream.client_certificate", &raw.client_certificate, client_certificate.is_some()),
+        ] {
+            // Of one that is wrong by itself this is not the first thing to say.
+            if let Some(leaf) = leaf.as_ref().filter(|_| is_good) {
                 let expected = "expected with upstream.tls = true only".to_owned();
                 check.refuse_in_context(key, leaf, expected);
             }
         }
         return Some(None);
     }
-    if let (Some(name), Some(leaf)) = (&settings.client_certificate, &raw.client_certificate) {
+    if let (Some(Some(name)), Some(leaf)) = (&client_certificate, &raw.client_certificate) {
         protocols::known_certificate("upstream.client_certificate", leaf, name, certificates, check);
     }
-    let has_path = || servers.is_some_and(|all| all.iter().any(|one| matches!(one, UpstreamAddr::Unix(_))));
-    if settings.name.is_none() && has_path() {
+    if raw.tls_name.is_none() && has_unix_socket(&raw.servers) {
         let expected = "expected with upstream.tls_name: a server on a Unix socket has no name to prove";
         check.refuse_in_context("upstream.tls", &raw.tls, expected.to_owned());
-        return None;
     }
-    Some(Some(settings))
+    Some(Some(UpstreamTlsSettings { name: name?, ca: ca?, client_certificate: client_certificate? }))
+}
+
+/// Whether any server is on a Unix socket, whatever is wrong with the others.
+fn has_unix_socket(servers: &Leaf) -> bool {
+    let is_unix = |server: &Leaf| matches!(value::upstream_addr(server), Ok(UpstreamAddr::Unix(_)));
+    matches!(servers, Leaf::List(servers) if servers.iter().any(is_unix))
 }

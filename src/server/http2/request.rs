@@ -1,0 +1,117 @@
+//! From a request of HTTP/2 to one that the proxy understands.
+//!
+//! h2 has refused what breaks RFC 9113, section 8: pseudo-headers that are missing, repeated, unknown or behind
+//! others, fields for one connection, upper-case names. What it lets through, and an upstream that speaks HTTP/1
+//! could misread, is refused here.
+
+use h2::RecvStream;
+use h2::ext::Protocol;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request, StatusCode, request};
+
+/// Why a request is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is malformed (RFC 9113, section 8.1.1).
+    Malformed(&'static str),
+    /// It is answered with this.
+    Answer(StatusCode),
+}
+
+/// What is taken from the head beside its translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The length of the body.
+    pub(super) length: Option<u64>,
+    /// Whether the client waits for a 100 before it sends the body.
+    pub(super) expects: bool,
+    pub(super) is_head: bool,
+}
+
+/// Translates the head in place: the target in origin-form, the host in `Host`, one `Cookie`.
+pub(super) fn translate(
+    request: Request<RecvStream>,
+    max_headers: usize,
+) -> Result<(request::Parts, RecvStream, Facts), Refusal> {
+    let (mut parts, stream) = request.into_parts();
+    let facts = prepare(&mut parts, max_headers)?;
+    Ok((parts, stream, facts))
+}
+
+fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refusal> {
+    if parts.headers.len() > max_headers {
+        return Err(Refusal::Answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    if parts.extensions.get::<Protocol>().is_some() {
+        return Err(Refusal::Answer(StatusCode::NOT_IMPLEMENTED));
+    }
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::Answer(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let mut cookies = 0;
+    for (name, value) in &parts.headers {
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return Err(Refusal::Malformed("a field value begins or ends with a space"));
+        }
+        cookies += usize::from(name == header::COOKIE);
+    }
+    if cookies > 1 {
+        join_cookies(&mut parts.headers);
+    }
+    let length = take_length(&mut parts.headers)?;
+    take_target(parts)?;
+    Ok(Facts {
+        length,
+        expects: parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
+        is_head: parts.method == Method::HEAD,
+    })
+}
+
+/// HTTP/1 has one field for all (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
+/// h2 has checked that lengths are numbers and agree, and holds the body to them; an empty one is nought to it.
+fn take_length(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(None) };
+    let repeated = lengths.next().is_some();
+    let length = first.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    let length = length.ok_or(Refusal::Malformed("a content-length that is no number"))?;
+    if repeated {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(Some(length))
+}
+
+fn take_target(parts: &mut request::Parts) -> Result<(), Refusal> {
+    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let is_target = target.starts_with('/') || target == "*" && parts.method == Method::OPTIONS;
+    if !is_target {
+        return Err(Refusal::Malformed("a path that does not begin with a slash"));
+    }
+    if let Some(authority) = parts.uri.authority() {
+        match parts.headers.get(header::HOST) {
+            None => {
+                let host = HeaderValue::try_from(authority.as_str());
+                let host = host.map_err(|_| Refusal::Malformed("an authority that is no host"))?;
+                parts.headers.insert(header::HOST, host);
+            }
+            Some(host) if host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {}
+            // Which of the two is meant, nobody can say (RFC 9113, section 8.3.1).
+            Some(_) => return Err(Refusal::Answer(StatusCode::BAD_REQUEST)),
+        }
+    }
+    if let Some(origin) = parts.uri.path_and_query() {
+        parts.uri = Uri::from(origin.clone());
+    }
+    Ok(())
+}

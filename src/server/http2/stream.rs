@@ -1,0 +1,327 @@
+//! One stream: a request in, its answer out.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, response};
+use http_body::{Body as _, Frame};
+use tokio::time::Instant;
+
+use super::date::Clock;
+use super::request::{Facts, Refusal, translate};
+use super::wire::Link;
+use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim};
+use crate::timer::Timer;
+
+/// What the streams of a connection have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) client: Client,
+    pub(super) link: Rc<Link>,
+    pub(super) clock: Rc<Clock>,
+    pub(super) stall_timeout: Duration,
+    pub(super) max_headers: usize,
+}
+
+type Responder = Rc<RefCell<SendResponse<Bytes>>>;
+
+/// Why a stream ends before its answer does.
+#[derive(Debug)]
+enum Broken {
+    /// The client has reset it, or the connection is at its end.
+    Gone,
+    /// The client neither sends what the upstream waits for nor takes what there is for it.
+    Stalled,
+    /// The answer is not to be had.
+    Body(BodyError),
+    /// h2 does not take the answer.
+    Refused(h2::Error),
+}
+
+/// Answers the request of one stream.
+pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let respond = Rc::new(RefCell::new(respond));
+    let (parts, stream, facts) = match translate(request, common.max_headers) {
+        Ok(translated) => translated,
+        Err(refusal) => return refuse(refusal, &respond),
+    };
+    let before = facts.expects.then(|| say_continue(respond.clone()));
+    let body = ClientBody::http2(stream, facts.length, before);
+    let request = Request::from_parts(parts, body);
+    let exchange = common.client.exchange();
+    match answer(&common, &exchange, request, &respond, facts).await {
+        Ok(()) => {
+            common.link.meter.borrow_mut().finished();
+            // The client learns by a RST_STREAM(NO_ERROR) that it can stop (RFC 9113, section 8.1); h2 sends it
+            // when nobody reads the stream any more.
+            exchange.stop_upload();
+        }
+        Err(broken) => break_off(&broken, &respond),
+    }
+}
+
+fn refuse(refusal: Refusal, respond: &Responder) {
+    let mut respond = respond.borrow_mut();
+    match refusal {
+        Refusal::Malformed(why) => {
+            tracing::debug!(why, "a malformed request");
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
+        Refusal::Answer(status) => {
+            let mut response = Response::new(());
+            *response.status_mut() = status;
+            if let Err(error) = respond.send_response(response, true) {
+                tracing::trace!(%error, "a refusal was not sent");
+            }
+        }
+    }
+}
+
+fn say_continue(respond: Responder) -> Box<dyn FnOnce()> {
+    Box::new(move || send_interim(&respond, StatusCode::CONTINUE, HeaderMap::new()))
+}
+
+fn send_interim(respond: &Responder, status: StatusCode, headers: HeaderMap) {
+    let mut interim = Response::new(());
+    *interim.status_mut() = status;
+    *interim.headers_mut() = headers;
+    end_hop(interim.headers_mut());
+    // Too late, or the client has gone: the answer itself will tell.
+    if let Err(error) = respond.borrow_mut().send_informational(interim) {
+        tracing::trace!(%error, "an interim answer was not sent");
+    }
+}
+
+struct Forward<'r>(&'r Responder);
+
+impl Interim for Forward<'_> {
+    fn send(&self, response: Response<()>) {
+        let (parts, ()) = response.into_parts();
+        send_interim(self.0, parts.status, parts.headers);
+    }
+}
+
+async fn answer(
+    common: &Common,
+    exchange: &Exchange,
+    request: Request<ClientBody>,
+    respond: &Responder,
+    facts: Facts,
+) -> Result<(), Broken> {
+    let mut upload = Upload { exchange, limit: common.stall_timeout, timer: Timer::default() };
+    let answer = {
+        let interim = Forward(respond);
+        let mut answering = pin!(exchange.answer(request, &interim));
+        poll_fn(|cx| {
+            if respond.borrow_mut().poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Broken::Gone));
+            }
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            upload.poll_stalled(cx).map(|()| Err(Broken::Stalled))
+        })
+        .await?
+    };
+    let response = match answer {
+        Answer::Response(response) => response,
+        // Not asked for: see `request::prepare`.
+        Answer::Tunnel(..) => return Err(Broken::Stalled),
+    };
+
+    let (parts, body) = response.into_parts();
+    let bodiless = facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let ended = bodiless || body.is_end_stream();
+    let head = head(parts, &body, facts, &common.clock);
+    let sent = respond.borrow_mut().send_response(head, ended);
+    let mut sending = match sent {
+        Ok(sending) => sending,
+        Err(_) if respond.borrow_mut().poll_reset(&mut noop()).is_ready() => return Err(Broken::Gone),
+        Err(error) => return Err(Broken::Refused(error)),
+    };
+    if ended {
+        return Ok(());
+    }
+    let mut pump = Pump::new(body, common.stall_timeout);
+    poll_fn(|cx| match pump.poll(&mut sending, cx) {
+        Poll::Pending => upload.poll_stalled(cx).map(|()| Err(Broken::Stalled)),
+        done => done,
+    })
+    .await
+}
+
+fn noop() -> Context<'static> {
+    Context::from_waker(std::task::Waker::noop())
+}
+
+fn head(mut parts: response::Parts, body: &Body, facts: Facts, clock: &Clock) -> Response<()> {
+    end_hop(&mut parts.headers);
+    let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_length
+        && !(facts.is_head && body.is_end_stream())
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && let Some(length) = body.size_hint().exact()
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if !parts.headers.contains_key(header::DATE) {
+        // A recipient with a clock adds it (RFC 9110, section 6.6.1).
+        parts.headers.insert(header::DATE, clock.now());
+    }
+    Response::from_parts(parts, ())
+}
+
+/// What says nothing in HTTP/2 and must not be in it (RFC 9113, section 8.2.2); h2 refuses to send it.
+static ONE_CONNECTION: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn end_hop(headers: &mut HeaderMap<HeaderValue>) {
+    for name in &ONE_CONNECTION {
+        headers.remove(name);
+    }
+}
+
+fn break_off(broken: &Broken, respond: &Responder) {
+    let reason = match broken {
+        Broken::Gone => return,
+        Broken::Stalled => {
+            tracing::debug!("a stream stood still for too long");
+            Reason::CANCEL
+        }
+        Broken::Body(error) => {
+            let cause = std::error::Error::source(error).map(tracing::field::display);
+            tracing::warn!(cause, "an answer was broken off: {error}");
+            error.reason()
+        }
+        Broken::Refused(error) => {
+            tracing::warn!(%error, "an answer cannot be sent by HTTP/2");
+            Reason::INTERNAL_ERROR
+        }
+    };
+    respond.borrow_mut().send_reset(reason);
+}
+
+/// The clock of the request's body. It is read by the upstream's task, which does not tell: it is looked at.
+struct Upload<'e> {
+    exchange: &'e Exchange,
+    limit: Duration,
+    timer: Timer,
+}
+
+impl Upload<'_> {
+    /// Ready once the client has not sent for too long what the upstream waits for.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.exchange.is_uploading() {
+            let since = self.exchange.awaited_since();
+            let due = since.map_or_else(|| Instant::now() + self.limit / 4, |since| since + self.limit);
+            if self.timer.poll_until(due, cx).is_pending() {
+                return Poll::Pending;
+            }
+            if since.is_some() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Moves the body of an answer into a stream, as fast as the client gives it room.
+struct Pump {
+    body: Body,
+    chunk: Bytes,
+    /// What comes behind the chunk; `Some(None)` is the end.
+    ahead: Option<Option<Result<Frame<Bytes>, BodyError>>>,
+    limit: Duration,
+    blocked_since: Option<Instant>,
+    timer: Timer,
+}
+
+impl Pump {
+    fn new(body: Body, limit: Duration) -> Self {
+        Pump { body, chunk: Bytes::new(), ahead: None, limit, blocked_since: None, timer: Timer::default() }
+    }
+
+    fn poll(&mut self, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Gone));
+        }
+        loop {
+            if !self.chunk.is_empty() {
+                // With its end in sight, the last of the data carries it.
+                self.look_ahead(cx);
+                match self.poll_send(stream, cx) {
+                    Poll::Ready(Ok(false)) => continue,
+                    Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            self.look_ahead(cx);
+            let frame = match self.ahead.take() {
+                None => return Poll::Pending,
+                Some(None) => {
+                    return Poll::Ready(stream.send_data(Bytes::new(), true).map_err(Broken::Refused));
+                }
+                Some(Some(Err(error))) => return Poll::Ready(Err(Broken::Body(error))),
+                Some(Some(Ok(frame))) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) => self.chunk = data,
+                Err(frame) => {
+                    if let Ok(mut trailers) = frame.into_trailers() {
+                        end_hop(&mut trailers);
+                        return Poll::Ready(stream.send_trailers(trailers).map_err(Broken::Refused));
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.ahead.is_none() {
+            self.ahead = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => Some(frame),
+                Poll::Pending => None,
+            };
+        }
+    }
+
+    /// Sends what there is room for of the chunk. True: that was the end of the answer.
+    fn poll_send(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, Broken>> {
+        stream.reserve_capacity(self.chunk.len());
+        let room = match stream.capacity() {
+            0 => match stream.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(room))) => room,
+                Poll::Ready(_) => return Poll::Ready(Err(Broken::Gone)),
+                Poll::Pending => {
+                    let since = *self.blocked_since.get_or_insert_with(Instant::now);
+                    let stalled = self.timer.poll_until(since + self.limit, cx);
+                    return stalled.map(|()| Err(Broken::Stalled));
+                }
+            },
+            room => room,
+        };
+        self.blocked_since = None;
+        let part = self.chunk.split_to(room.min(self.chunk.len()));
+        let last = !self.chunk.has_remaining() && matches!(self.ahead, Some(None));
+        Poll::Ready(stream.send_data(part, last).map(|()| last).map_err(Broken::Refused))
+    }
+}
