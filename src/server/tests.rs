@@ -7,6 +7,7 @@ mod requests;
 mod timeouts;
 mod transfers;
 mod tunnel;
+mod upstream_http2;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -72,6 +73,16 @@ impl Setup {
         });
         edge
     }
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let reached = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, reached).await.expect("it never is so");
 }
 
 /// A server in front of one upstream.
