@@ -24,8 +24,10 @@ use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Member, Options,
     Outcome, Startup,
 };
-use crate::server;
-use crate::settings::{ControlSocket, LogFormat, Settings, SettingsError, UpstreamAddr};
+use crate::server::{self, Http2Config, ListenerConfig};
+use crate::settings::{
+    ControlSocket, ListenerSettings, LogFormat, Protocol, Settings, SettingsError, UpstreamAddr,
+};
 use crate::supervise;
 use crate::worker::{self, Worker};
 
@@ -243,10 +245,24 @@ impl Parts {
     }
 
     fn worker_config(&self) -> worker::Config {
-        let Settings { upstream, timeouts, limits, .. } = &self.settings;
+        let Settings { upstream, timeouts, limits, http2, listeners, .. } = &self.settings;
+        let listener = |listener: &ListenerSettings| {
+            let speaks = |protocol| listener.protocols.contains(&protocol);
+            let config = ListenerConfig { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) };
+            (listener.name.clone(), config)
+        };
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
         worker::Config {
             server: server::Config {
+                listeners: listeners.iter().map(listener).collect(),
+                http2: Http2Config {
+                    max_streams: http2.max_streams,
+                    stream_window: http2.stream_window,
+                    connection_window: http2.connection_window,
+                    max_resets_per_minute: http2.max_resets_per_minute,
+                    max_control_frames_per_minute: http2.max_control_frames_per_minute,
+                    ack_timeout: http2.ack_timeout,
+                },
                 header_timeout: timeouts.header,
                 idle_timeout: timeouts.idle,
                 stall_timeout: timeouts.stall,

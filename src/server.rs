@@ -188,7 +188,10 @@ impl Server {
                 Roused::Over => return self.close(stream, End::Closed).await,
                 Roused::Lost => return End::PeerAborted,
             }
-            match drive(&self.config, &self.builder, stream, rest, &exchange, guard, &mut timer).await {
+            let sniff = listener.http2;
+            let driving =
+                drive(&self.config, &self.builder, stream, rest, sniff, &exchange, guard, &mut timer);
+            match driving.await {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
@@ -197,7 +200,9 @@ impl Server {
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }
-                Outcome::Http2 { stream } => return self.close(stream, End::ProtocolError).await,
+                Outcome::Http2 { stream } => {
+                    return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;
+                }
                 Outcome::Tunnel { stream, upstream } => {
                     // It is larger than all the rest, and few connections become one.
                     return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;

@@ -20,6 +20,14 @@ pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     \r\n\
     408 Request Timeout: the request did not come in time\n";
 
+/// What a client is told that speaks HTTP/2 where that is not spoken (RFC 9110, section 15.6.6).
+pub(super) const VERSION_NOT_SUPPORTED: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 64\r\n\
+    connection: close\r\n\
+    \r\n\
+    505 HTTP Version Not Supported: HTTP/1.1 is what is spoken here\n";
+
 impl Server {
     /// Closes `stream`, and returns `end`.
     pub(super) async fn close(&self, stream: Downstream, end: End) -> End {
@@ -49,9 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_timeout_is_a_whole_answer() {
-        let text = String::from_utf8_lossy(REQUEST_TIMEOUT);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+    fn the_words_are_whole_answers() {
+        for words in [REQUEST_TIMEOUT, VERSION_NOT_SUPPORTED] {
+            let text = String::from_utf8_lossy(words);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+        }
     }
 }

@@ -66,18 +66,20 @@ enum Waits {
     Upstream,
 }
 
-/// Serves requests on `stream` until it ends or is to be given back.
+/// Serves requests on `stream` until it ends or is to be given back. With `sniff`, it may turn out to speak HTTP/2.
+#[expect(clippy::too_many_arguments, reason = "each is of another life than the others")]
 pub(super) async fn drive(
     config: &Config,
     builder: &Builder,
     stream: Downstream,
     rest: Rest,
+    sniff: bool,
     exchange: &Exchange,
     guard: &Guard,
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
-    let io = TokioIo::new(Noted { stream, notes: notes.clone() });
+    let io = TokioIo::new(Noted::new(stream, notes.clone(), sniff));
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch::new(config, exchange, guard, &notes, rest);
@@ -86,7 +88,7 @@ pub(super) async fn drive(
     // What follows is only the close, however long the client takes to do its part.
     guard.set_active(false);
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().stream;
+    let mut stream = parts.io.into_inner().into_stream();
     stream.put_back(parts.read_buf);
     if notes.end_guarded.get() {
         stream.reset_on_close(false);

@@ -169,11 +169,55 @@ pub(super) struct Notes {
 /// end. Its ordinary way flushes first.
 #[derive(Debug)]
 pub(super) struct Noted {
-    pub(super) stream: Downstream,
-    pub(super) notes: Rc<Notes>,
+    stream: Downstream,
+    notes: Rc<Notes>,
+    /// What may be the beginning of the preface of HTTP/2; `None` once that is settled.
+    preface: Option<Vec<u8>>,
 }
 
+/// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 impl Noted {
+    /// With `sniff`, the preface of HTTP/2 is held back until it is there in one piece, which is how hyper knows it.
+    pub(super) fn new(stream: Downstream, notes: Rc<Notes>, sniff: bool) -> Self {
+        Noted { stream, notes, preface: sniff.then(Vec::new) }
+    }
+
+    /// The stream, with all that hyper has not had.
+    pub(super) fn into_stream(mut self) -> Downstream {
+        self.stream.put_back(self.preface.unwrap_or_default().into());
+        self.stream
+    }
+
+    /// Reads, and once more if that was a part of the preface.
+    fn poll_sniff(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while let Some(held) = &mut self.preface
+            && buf.remaining() > held.len()
+        {
+            let before = buf.filled().len();
+            buf.put_slice(held);
+            let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+            let seen = &buf.filled()[before..];
+            let came = seen.len() > held.len();
+            if came && seen.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(seen) {
+                *held = seen.to_vec();
+                self.notes.moves.set(self.notes.moves.get() + 1);
+                self.notes.head_begun.set(true);
+                buf.set_filled(before);
+            } else if result.is_pending() {
+                buf.set_filled(before);
+                return result;
+            } else {
+                // Also at the end, which is read again after what was held back.
+                self.preface = None;
+                return result;
+            }
+        }
+        self.preface = None;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+
     fn note_move(&self) {
         self.notes.moves.set(self.notes.moves.get() + 1);
     }
@@ -203,7 +247,10 @@ impl AsyncRead for Noted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let result = match this.preface {
+            None => Pin::new(&mut this.stream).poll_read(cx, buf),
+            Some(_) => this.poll_sniff(cx, buf),
+        };
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.note_move();

@@ -3,6 +3,7 @@
 
 mod drain;
 mod failures;
+mod http2;
 mod requests;
 mod timeouts;
 mod transfers;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{Config, HTTP1, KINDS, Server};
+use super::{Config, HTTP1, KINDS, ListenerConfig, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
 use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Stream, Tracker, View};
 

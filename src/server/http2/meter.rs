@@ -98,7 +98,7 @@ impl Meter {
 
     fn count_received(&mut self, frame: Frame, now: Instant) {
         match frame.kind {
-            HEADERS | CONTINUATION => {}
+            HEADERS => {}
             DATA if frame.length > 0 => self.control.give(1),
             DATA if frame.has(END_STREAM) => {}
             RST_STREAM => self.charge(Flood::Resets, now),
@@ -153,7 +153,6 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;

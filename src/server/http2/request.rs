@@ -94,8 +94,8 @@ fn take_length(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
 
 fn take_target(parts: &mut request::Parts) -> Result<(), Refusal> {
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let is_target = target.starts_with('/') || target == "*" && parts.method == Method::OPTIONS;
-    if !is_target {
+    let is_whole_server = target == "*" && parts.method == Method::OPTIONS;
+    if !target.starts_with('/') && !is_whole_server {
         return Err(Refusal::Malformed("a path that does not begin with a slash"));
     }
     if let Some(authority) = parts.uri.authority() {
