@@ -48,6 +48,9 @@ pub mod server;
 pub mod proxy;
 
 #[cfg(feature = "proxy")]
+pub mod tls;
+
+#[cfg(feature = "proxy")]
 pub mod demo;
 
 #[cfg(feature = "proxy")]

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["app", "control", "restart", "supervise"]),
-    ("app", &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "worker"]),
+    (
+        "app",
+        &["admin", "control", "demo", "proxy", "restart", "server", "settings", "supervise", "tls", "worker"],
+    ),
     ("admin", &["http", "restart"]),
     ("control", &["http", "restart"]),
     ("demo", &[]),
@@ -22,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("settings", &["restart"]),
     ("supervise", &[]),
     ("timer", &[]),
+    ("tls", &[]),
     ("worker", &["proxy", "restart", "server"]),
 ];
 

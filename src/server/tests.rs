@@ -9,6 +9,7 @@ mod timeouts;
 mod transfers;
 mod tunnel;
 mod upstream_http2;
+mod upstream_tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;

@@ -34,10 +34,8 @@ impl TlsFailure {
             if let Some(error) = error.downcast_ref::<rustls::Error>() {
                 return Some(error.clone().into());
             }
-            // An I/O error's source is that of the error in it, which is thereby left out; h2 tells no source.
-            let io = error.downcast_ref::<io::Error>();
-            let io = io.or_else(|| error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io));
-            next = match io.and_then(io::Error::get_ref) {
+            // An I/O error's source is that of the error in it, which is thereby left out.
+            next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
                 Some(inner) => Some(inner),
                 None => error.source(),
             };

@@ -22,8 +22,7 @@ use tokio::time::Instant;
 
 use super::Sent;
 use crate::proxy::body::{FromServer, Http2Body, RequestBody};
-use crate::proxy::error::{Cause, Error, TlsFailure};
-use crate::proxy::upstream::ServerAddr;
+use crate::proxy::error::{Cause, Error};
 use crate::proxy::upstream::http2::Lease;
 use crate::proxy::{Exchange, Interim, headers};
 use crate::timer::Timer;
@@ -77,7 +76,7 @@ impl Exchange {
                         false => Err(error),
                     };
                 }
-                Err(classify(lease.server(), error))
+                Err(classify(&lease, error))
             }
         }
     }
@@ -90,15 +89,16 @@ fn is_unprocessed(error: &h2::Error) -> bool {
         && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
-fn classify(server: &ServerAddr, error: h2::Error) -> Error {
-    if let Some(failure) = TlsFailure::within(&error) {
-        Error::Tls(server.clone(), failure)
+fn classify(lease: &Lease, error: h2::Error) -> Error {
+    let server = lease.server().clone();
+    if let Some(failure) = lease.tls_failure() {
+        Error::Tls(server, failure)
     } else if error.is_reset() && error.is_remote() {
-        Error::Reset(server.clone(), error)
+        Error::Reset(server, error)
     } else if error.is_library() {
-        Error::Malformed(server.clone(), error.into())
+        Error::Malformed(server, error.into())
     } else {
-        Error::ClosedEarly(server.clone(), error.into())
+        Error::ClosedEarly(server, error.into())
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use super::connect::{Connector, Spoken};
 use super::stream::Wire;
 use super::{ConnectionConfig, SWEEPS, ServerAddr};
-use crate::proxy::error::Error;
+use crate::proxy::error::{Error, TlsFailure};
 use connection::Connection;
 
 /// How much of one answer's body may be on its way unread.
@@ -256,6 +256,11 @@ impl Lease {
     /// begun then.
     pub(in crate::proxy) fn nothing_written_since(&self, mark: u64) -> bool {
         self.connection.moved.writes.get() == mark
+    }
+
+    /// How TLS broke, if that has ended the connection.
+    pub(in crate::proxy) fn tls_failure(&self) -> Option<TlsFailure> {
+        self.connection.moved.failure.borrow().clone()
     }
 
     /// Gives the connection no more streams: it has not taken this one.

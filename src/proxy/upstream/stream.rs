@@ -1,6 +1,6 @@
 //! The stream to a server, whatever it is made of, and what has moved on it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::error::TlsFailure;
 use crate::restart::Stream;
 
 /// A stream to a server.
@@ -86,6 +87,8 @@ pub(super) struct Moved {
     pub(super) writes: Cell<u64>,
     /// Counts the reads that gave something.
     pub(super) reads: Cell<u64>,
+    /// How TLS broke, of which h2 keeps only the text.
+    pub(super) failure: RefCell<Option<TlsFailure>>,
 }
 
 /// A stream that counts.
@@ -111,6 +114,9 @@ impl AsyncRead for Counted {
         let result = Pin::new(&mut this.wire).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.moved.reads.set(this.moved.reads.get() + 1);
+        }
+        if let Poll::Ready(Err(error)) = &result {
+            this.moved.failure.replace(TlsFailure::within(error));
         }
         result
     }

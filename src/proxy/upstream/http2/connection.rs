@@ -15,7 +15,8 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::Pool;
-use crate::proxy::error::{Error, TlsFailure};
+use crate::proxy::error::Error;
+use crate::proxy::upstream::ServerAddr;
 use crate::proxy::upstream::stream::{Counted, Moved, Wire};
 use crate::timer::Timer;
 
@@ -48,7 +49,7 @@ impl Connection {
         let io = Counted { wire, moved: moved.clone() };
         let address = pool.address();
         let (sender, mut driver) =
-            pool.builder.handshake(io).await.map_err(|cause| broken(address, cause))?;
+            pool.builder.handshake(io).await.map_err(|cause| broken(address, cause, &moved))?;
         let pings = driver.ping_pong();
         let connection = Rc::new(Connection {
             sender: RefCell::new(sender),
@@ -70,7 +71,7 @@ impl Connection {
         })
         .await;
         match ended {
-            Some(Err(cause)) => return Err(broken(address, cause)),
+            Some(Err(cause)) => return Err(broken(address, cause, &connection.moved)),
             Some(Ok(())) => {
                 return Err(Error::ClosedEarly(address.clone(), "no HTTP/2 SETTINGS came".into()));
             }
@@ -110,8 +111,8 @@ impl Connection {
 }
 
 /// Why a connection is none that was to be.
-fn broken(address: &super::ServerAddr, cause: h2::Error) -> Error {
-    match TlsFailure::within(&cause) {
+fn broken(address: &ServerAddr, cause: h2::Error, moved: &Moved) -> Error {
+    match moved.failure.take() {
         Some(failure) => Error::Tls(address.clone(), failure),
         None if cause.is_library() => Error::Malformed(address.clone(), cause.into()),
         None => Error::ClosedEarly(address.clone(), cause.into()),

@@ -284,7 +284,7 @@ fn a_server_that_speaks_no_http2() {
         for sent in
             ["HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "", "nonsense nonsense nonsense"]
         {
-            let address = super::upstream(move |mut peer| async move {
+            let address = upstream(move |mut peer| async move {
                 peer.until("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
                 peer.send(sent).await;
             })
@@ -294,7 +294,7 @@ fn a_server_that_speaks_no_http2() {
             assert!(answer.text().contains(&format!("upstream {address}: ")), "{}", answer.text());
         }
         // One that says nothing at all.
-        let address = super::upstream(|mut peer| async move { while peer.more().await {} }).await;
+        let address = upstream(|mut peer| async move { while peer.more().await {} }).await;
         let mut setup = setup(address);
         setup.proxy.connections.connect_timeout = Duration::from_millis(50);
         let answer = setup.start().await.connect().await.get("/").await;
