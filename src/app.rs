@@ -3,6 +3,9 @@
 //! [`run`] in one look: take what the predecessor passed on → settings → listeners → workers → `Ready`.
 //! All that can fail happens before `Ready`, and whoever asked for the upgrade is told what did.
 
+mod tls;
+
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -21,15 +24,17 @@ use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
 use crate::restart::{
-    self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Member, Options,
-    Outcome, Startup,
+    self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
+    Options, Outcome, Startup,
 };
-use crate::server::{self, Http2Config, ListenerConfig};
+use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
-    ControlSocket, ListenerSettings, LogFormat, Protocol, Settings, SettingsError, UpstreamAddr,
+    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, Settings, SettingsError,
+    UpstreamAddr, UpstreamProtocol,
 };
 use crate::supervise;
 use crate::worker::{self, Worker};
+use tls::Tls;
 
 /// The version that this program tells.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,10 +64,18 @@ pub fn run(config: Option<PathBuf>, supervision: supervise::Mode) -> ExitCode {
     }
 }
 
-/// Says whether the settings are good, and with `print` what they are; touches nothing.
+/// Says whether the settings and the certificates are good, and with `print` what the settings are; touches
+/// nothing.
 pub fn check(config: Option<&Path>, print: bool) -> ExitCode {
-    match load(config) {
-        Ok(settings) => {
+    let checked = load(config).and_then(|settings| {
+        let Tls { warnings, .. } = Tls::load(&settings, &mut Luggage::default())?;
+        Ok((settings, warnings))
+    });
+    match checked {
+        Ok((settings, warnings)) => {
+            for warning in warnings {
+                writeln!(io::stderr(), "exuvia: warning: {warning}").ok();
+            }
             let text = if print { settings.to_toml() } else { format!("{}: good\n", named(config)) };
             let mut stdout = io::stdout();
             match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -119,6 +132,7 @@ fn socket_of(settings: &Settings) -> PathBuf {
 /// Everything that was made before the process is ready.
 struct Parts {
     settings: Settings,
+    tls: Tls,
     runtime: Runtime,
     demo: Option<Demo>,
     control: PathBuf,
@@ -131,6 +145,10 @@ impl Parts {
         log(&settings)?;
         raise_descriptor_limit();
 
+        let tls = Tls::load(&settings, startup.luggage())?;
+        for warning in &tls.warnings {
+            tracing::warn!("{warning}");
+        }
         let control = socket_of(&settings);
         socket::prepare(&control).map_err(|error| Failure::new("control", error.to_string()))?;
         open_listeners(startup, &settings, &control)?;
@@ -148,7 +166,7 @@ impl Parts {
         let demo = demo.transpose().map_err(system("start the demonstration upstream"))?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(system("build the control thread's runtime"))?;
-        Ok(Parts { settings, runtime, demo, control, config: config.map(Path::to_owned) })
+        Ok(Parts { settings, tls, runtime, demo, control, config: config.map(Path::to_owned) })
     }
 
     /// Starts the workers, then serves until the end.
@@ -178,9 +196,11 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
-        let (driver, handle, mut members) = startup
+        let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
+        let tickets = self.tls.tickets.clone();
+        driver.pack(move || Tls::pack(&tickets));
         let begun = (|| -> Result<Rc<ControlServer>, Failure> {
             let [control, admin] = operators;
             let operator =
@@ -245,16 +265,12 @@ impl Parts {
     }
 
     fn worker_config(&self) -> worker::Config {
-        let Settings { upstream, timeouts, limits, http2, listeners, .. } = &self.settings;
-        let listener = |listener: &ListenerSettings| {
-            let speaks = |protocol| listener.protocols.contains(&protocol);
-            let config = ListenerConfig { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) };
-            (listener.name.clone(), config)
-        };
+        let Settings { upstream, timeouts, limits, http2, .. } = &self.settings;
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
         worker::Config {
             server: server::Config {
-                listeners: listeners.iter().map(listener).collect(),
+                listeners: self.listener_configs(),
+                handshake_timeout: timeouts.handshake,
                 http2: Http2Config {
                     max_streams: http2.max_streams,
                     stream_window: http2.stream_window,
@@ -263,6 +279,7 @@ impl Parts {
                     max_control_frames_per_minute: http2.max_control_frames_per_minute,
                     ack_timeout: http2.ack_timeout,
                 },
+                tunnel_timeout: timeouts.tunnel,
                 header_timeout: timeouts.header,
                 idle_timeout: timeouts.idle,
                 stall_timeout: timeouts.stall,
@@ -273,16 +290,41 @@ impl Parts {
             proxy: proxy::Config {
                 servers: upstream.servers.iter().map(server_addr).chain(demo).collect(),
                 connections: ConnectionConfig {
+                    protocol: match upstream.protocol {
+                        // The demonstration speaks nothing else, and no TLS.
+                        _ if self.demo.is_some() => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http1 => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http2 => proxy::Protocol::Http2,
+                        UpstreamProtocol::Alpn => proxy::Protocol::Alpn,
+                    },
+                    tls: self.tls.upstream.clone(),
+                    max_streams: upstream.max_streams as usize,
                     connect_timeout: upstream.connect_timeout,
                     max_idle: upstream.max_idle_per_worker,
                     idle_timeout: upstream.idle_timeout,
                     ..ConnectionConfig::default()
                 },
                 response_timeout: upstream.response_timeout,
+                upgrades: upstream.upgrades.clone(),
+                connect: upstream.connect,
                 ..proxy::Config::default()
             },
             max_connections: limits.connections_per_worker,
         }
+    }
+
+    fn listener_configs(&self) -> HashMap<String, ListenerConfig> {
+        let config = |listener: &ListenerSettings| ListenerConfig {
+            http1: listener.protocols.contains(&Protocol::Http1),
+            http2: listener.protocols.contains(&Protocol::Http2),
+            tls: self.tls.listeners.get(&listener.name).cloned(),
+            proxy_protocol: match &listener.proxy_protocol {
+                ProxyProtocolSettings::Off => ProxyProtocol::Off,
+                ProxyProtocolSettings::Optional { from } => ProxyProtocol::Optional(from.clone()),
+                ProxyProtocolSettings::Required { from } => ProxyProtocol::Required(from.clone()),
+            },
+        };
+        self.settings.listeners.iter().map(|one| (one.name.clone(), config(one))).collect()
     }
 
     /// Serves the control socket and the admin listener on this thread.
@@ -324,16 +366,21 @@ impl Parts {
         for listener in &self.settings.listeners {
             let Some(address) = driver.address(&listener.name) else { continue };
             text.push_str(&format!("  listening on {address} ({})\n", listener.name));
-            first = first.or(Some(address));
+            first = first.or(Some((address, listener.tls.is_some())));
         }
         if self.demo.is_some() {
             text.push_str("  no upstream is configured: the built-in demonstration answers\n");
         }
         text.push_str("try\n");
         match first {
-            Some(ListenAddr::Tcp(address)) => text.push_str(&format!("  curl http://{address}/\n")),
-            Some(ListenAddr::Unix(path)) => {
-                text.push_str(&format!("  curl --unix-socket {} http://exuvia/\n", path.display()));
+            Some((ListenAddr::Tcp(address), false)) => text.push_str(&format!("  curl http://{address}/\n")),
+            // The certificate is for a name.
+            Some((ListenAddr::Tcp(address), true)) => {
+                text.push_str(&format!("  curl --insecure https://{address}/\n"));
+            }
+            Some((ListenAddr::Unix(path), tls)) => {
+                let scheme = if tls { "--insecure https" } else { "http" };
+                text.push_str(&format!("  curl --unix-socket {} {scheme}://exuvia/\n", path.display()));
             }
             None => {}
         }

@@ -13,6 +13,8 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod interim;
+mod proxy_header;
 mod tunnel;
 mod upstream;
 
@@ -26,12 +28,14 @@ use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
 use body::Upload;
 use headers::Forwarded;
+use interim::Inbox;
 use upstream::Server;
 
 use crate::timer::Timer;
@@ -92,8 +96,13 @@ impl Proxy {
     }
 
     /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
-    pub fn client(self: &Rc<Self>, ip: Option<IpAddr>, scheme: &'static str) -> Client {
-        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme)) }
+    pub fn client(
+        self: &Rc<Self>,
+        ip: Option<IpAddr>,
+        scheme: &'static str,
+        certificate: ClientCertificate,
+    ) -> Client {
+        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme, certificate)) }
     }
 
     /// The servers in the order in which this request tries them.
@@ -106,6 +115,21 @@ impl Proxy {
     }
 }
 
+/// Who a client is by its own certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It was not asked.
+    #[default]
+    NotAsked,
+    /// It was asked, and has shown none.
+    NotShown,
+    /// It has shown one that an authority of ours has signed.
+    Verified {
+        /// Printable ASCII; empty if the certificate has none.
+        subject: String,
+    },
+}
+
 /// One client's connection, as the proxy sees it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -116,7 +140,12 @@ pub struct Client {
 impl Client {
     /// Makes room for one request at a time. HTTP/1 has one for the whole connection, HTTP/2 one for each stream.
     pub fn exchange(&self) -> Exchange {
-        Exchange { client: self.clone(), upload: Rc::new(Upload::new()), timer: Rc::default() }
+        Exchange {
+            client: self.clone(),
+            upload: Rc::new(Upload::new()),
+            timer: Rc::default(),
+            inbox: Inbox::default(),
+        }
     }
 }
 
@@ -126,6 +155,7 @@ pub struct Exchange {
     client: Client,
     upload: Rc<Upload>,
     timer: Rc<RefCell<Timer>>,
+    inbox: Inbox,
 }
 
 /// What a client gets for its request.
@@ -146,7 +176,12 @@ impl Exchange {
             Ok(answer) => answer,
             Err(error) => {
                 error.log();
-                Answer::Response(error.response())
+                let mut response = error.response();
+                if self.upload.shut() {
+                    self.upload.end_shut();
+                    forward::close(response.headers_mut());
+                }
+                Answer::Response(response)
             }
         }
     }

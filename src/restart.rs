@@ -23,6 +23,8 @@
 //! 2. [`Startup::listeners`] → [`Listeners::open`]: each listener is adopted, or bound if it is new.
 //! 3. [`Startup::assemble`]: the [`Driver`], the [`Handle`] to it, and a [`Member`] for each thread that
 //!    serves connections.
+//!    [`Driver::pack`]: what the next generation is to be given beside the sockets; it takes it out of
+//!    [`Startup::luggage`].
 //! 4. Each thread runs [`Member::attend`] with its share of the listeners, and begins each connection in its
 //!    [`Tracker`].
 //! 5. [`Driver::run`]: says that it is ready, and drives every upgrade until the process ends.
@@ -44,6 +46,7 @@ mod handoff;
 mod inherit;
 mod invocation;
 mod listeners;
+mod luggage;
 mod member;
 mod notify;
 mod peers;
@@ -61,6 +64,7 @@ pub use address::{ListenAddr, ParseAddrError};
 pub use driver::{Driver, Gone, Handle, Outcome};
 pub use error::Error;
 pub use listeners::{ListenOptions, Listeners};
+pub use luggage::Luggage;
 pub use member::Member;
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};

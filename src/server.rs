@@ -9,7 +9,6 @@
 //!
 //! A client that ends its side while it waits for an answer has gone away: its request to the upstream is
 //! dropped with it. One that only says that it has no more to send looks the same; nginx holds it so too.
-
 //!
 //! ```text
 //! accepted ──► greeting ──► handshake ──► http1 ◄──────► closed, at rest, cut …
@@ -32,11 +31,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
+use tokio::time::Instant;
 
 use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
 use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
+pub use greeting::ProxyProtocol;
+pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
 use rest::{Rest, Roused};
@@ -62,6 +64,8 @@ pub const HANDSHAKE: Kind = Kind(3);
 pub struct Config {
     /// What clients meet on each listener, by its name; on one that is not here, the default.
     pub listeners: HashMap<String, ListenerConfig>,
+    /// For what comes before a protocol: the PROXY header and the TLS handshake together.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request to the end of its head: 408.
     pub header_timeout: Duration,
     /// How long a connection may rest between requests.
@@ -89,11 +93,15 @@ pub struct ListenerConfig {
     pub http1: bool,
     /// Whether clients may speak HTTP/2; without TLS by prior knowledge (RFC 9113, section 3.3).
     pub http2: bool,
+    /// How TLS is spoken; without it, it is not.
+    pub tls: Option<TlsConfig>,
+    /// Whether a load balancer in front says whom it speaks for.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        ListenerConfig { http1: true, http2: true }
+        ListenerConfig { http1: true, http2: true, tls: None, proxy_protocol: ProxyProtocol::Off }
     }
 }
 
@@ -101,6 +109,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listeners: HashMap::new(),
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
@@ -147,9 +156,10 @@ impl Server {
 
     /// The kind as which a connection of this listener begins.
     pub fn first_kind(&self, listener: &str) -> Kind {
-        let ListenerConfig { http1, .. } = self.listener(listener);
+        let ListenerConfig { http1, tls, proxy_protocol, .. } = self.listener(listener);
         // Without anything before it, the first byte is of a request.
-        if *http1 { HTTP1 } else { HANDSHAKE }
+        let is_bare = tls.is_none() && matches!(proxy_protocol, ProxyProtocol::Off);
+        if *http1 && is_bare { HTTP1 } else { HANDSHAKE }
     }
 
     /// Serves a connection to its end, and enters that in the books. `guard` is of [`Server::first_kind`].
@@ -161,10 +171,13 @@ impl Server {
     /// An error is an end, too: one before any protocol was spoken.
     async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
         let Accepted { listener, stream, peer } = accepted;
-        let listener = self.listener(&listener);
-        let (stream, peer) = self.greet(Downstream::plain(stream), peer, listener, guard).await?;
-        let Shaken { stream, protocol, scheme } = self.shake(stream, listener, guard).await?;
-        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme);
+        let (name, listener) = (&*listener, self.listener(&listener));
+        let deadline = Instant::now() + self.config.handshake_timeout;
+        let (stream, peer) =
+            self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
+        let shaken = self.shake(stream, listener, guard, deadline).await?;
+        let Shaken { stream, protocol, scheme, certificate } = shaken;
+        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate);
         Ok(match protocol {
             Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
             Protocol::Http2 => self.serve_http2(stream, &client, guard).await,

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 #![allow(unreachable_pub, reason = "a test has no API: `pub` is for its other files")]
 
+#[path = "process/certificates.rs"]
+mod certificates;
 #[path = "process/harness.rs"]
 mod harness;
 #[path = "process/traffic.rs"]
@@ -41,11 +43,15 @@ mod large;
 mod listeners;
 #[path = "process/notify.rs"]
 mod notify;
+#[path = "process/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "process/residue.rs"]
 mod residue;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/tunnel.rs"]
+mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http", &["restart"]),
     ("proxy", &["restart", "timer"]),
     ("restart", &[]),
-    ("server", &["proxy", "restart", "timer"]),
+    ("server", &["proxy", "restart", "timer", "tls"]),
     ("settings", &["restart"]),
     ("supervise", &[]),
     ("timer", &[]),

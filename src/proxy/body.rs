@@ -40,6 +40,8 @@ pub(super) struct Silence {
     pub(super) limit: Duration,
     /// Since when the client waits for the upstream; not while the upstream waits for the client.
     pub(super) since: Option<Instant>,
+    /// A request body that is still held, because the connection ends with an error of it.
+    pub(super) shut: Option<Rc<Upload>>,
 }
 
 impl Body {
@@ -96,16 +98,30 @@ pub(super) struct Upload {
     awaited_since: Cell<Option<Instant>>,
     /// When the upstream last took something; since then it is the upstream that is waited for.
     advanced: Cell<Instant>,
+    /// Whether the body may be read at all.
+    gate: Cell<Gate>,
     /// Whether nobody wants the rest of the body.
     stopped: Cell<bool>,
     /// Whoever waits for more of the body; kept only where it can be stopped.
     reader: RefCell<Option<Waker>>,
 }
 
+/// Whether a body is read, when its client waits to be told to send it (RFC 9110, section 10.1.1). It is told when
+/// the body is first read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Until the upstream says so, or has said nothing for too long since then.
+    Held(Instant),
+    /// The upstream has answered without it. Whoever would read it waits, for as long as the answer is read.
+    Shut,
+}
+
 impl Upload {
     pub(super) fn new() -> Self {
         Upload {
             open: Cell::new(false),
+            gate: Cell::new(Gate::Open),
             awaited_since: Cell::new(None),
             advanced: Cell::new(Instant::now()),
             stopped: Cell::new(false),
@@ -130,13 +146,57 @@ impl Upload {
         self.awaited_since.get()
     }
 
+    /// Holds the body back from now on.
+    pub(super) fn hold(&self) {
+        self.gate.set(Gate::Held(Instant::now()));
+    }
+
+    /// Since when it is held back.
+    pub(super) fn held_since(&self) -> Option<Instant> {
+        match self.gate.get() {
+            Gate::Held(since) => Some(since.max(self.advanced.get())),
+            Gate::Open | Gate::Shut => None,
+        }
+    }
+
+    /// Lets the body go on, if it is held back.
+    pub(super) fn admit(&self) {
+        if let Gate::Held(_) = self.gate.get() {
+            self.gate.set(Gate::Open);
+            self.advanced.set(Instant::now());
+            self.wake_reader();
+        }
+    }
+
+    /// Never lets the body go on, if it is held back; returns whether it was.
+    pub(super) fn shut(&self) -> bool {
+        let held = self.held_since().is_some();
+        if held {
+            self.gate.set(Gate::Shut);
+            self.wake_reader();
+        }
+        held
+    }
+
+    /// Lets go of who waits for a body that never comes.
+    pub(super) fn end_shut(&self) {
+        if self.gate.get() == Gate::Shut {
+            self.stopped.set(true);
+            self.wake_reader();
+        }
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
     /// Breaks the body off, and lets go of what it comes from.
     pub(super) fn stop(&self) {
         if self.open.get() {
             self.stopped.set(true);
-            if let Some(reader) = self.reader.take() {
-                reader.wake();
-            }
+            self.wake_reader();
         }
     }
 
@@ -223,6 +283,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
+        upload.gate.set(Gate::Open);
         RequestBody { incoming, upload, begun: false }
     }
 
@@ -256,6 +317,13 @@ impl http_body::Body for RequestBody {
         let this = self.get_mut();
         if this.upload.stopped.get() {
             this.incoming.0 = Source::Gone;
+        } else if this.upload.gate.get() != Gate::Open {
+            if this.upload.gate.get() == Gate::Shut {
+                this.incoming.0 = Source::Gone;
+                this.upload.open.set(false);
+            }
+            this.upload.reader.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
         }
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut frame

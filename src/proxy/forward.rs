@@ -7,19 +7,26 @@ mod http2;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Body, FromServer, RequestBody, Silence};
 use super::error::{Error, TlsFailure};
+use super::headers::Asked;
 use super::upstream::{Lease, ServerAddr, http1};
 use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
 
 /// How often one request is sent again because a server has not processed it.
 const MAX_RETRIES: usize = 2;
+
+/// How long a server may take to ask for a body that the client holds back for it. There are servers that
+/// never do (RFC 9110, section 10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Exchange {
     pub(super) async fn forward(
@@ -27,8 +34,17 @@ impl Exchange {
         mut request: Request<ClientBody>,
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
-        let wish = headers::prepare_request(&mut request, &self.client.forwarded, &self.client.proxy.rules)?;
+        let is_1_0 = request.version() == Version::HTTP_10;
+        let rules = &self.client.proxy.rules;
+        let Asked { wish, expects } = headers::prepare_request(&mut request, &self.client.forwarded, rules)?;
+        if !is_1_0 {
+            // Older clients do not know of more than one answer.
+            self.inbox.attach(&mut request);
+        }
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
+        if expects {
+            self.upload.hold();
+        }
 
         let (mut response, server) = self.send_somewhere(request, wish.is_some(), interim).await?;
         let malformed = |cause: &'static str| Error::Malformed(server.clone(), cause.into());
@@ -45,17 +61,29 @@ impl Exchange {
             wish.grant(&mut response, named.as_deref()).map_err(malformed)?;
             let lease = source.into_connection();
             let lease = lease.ok_or_else(|| malformed("it switched protocols on a stream of HTTP/2"))?;
-            return self.tunnel(response, lease).await;
+            return self.tunnel(response, lease, interim).await;
+        }
+        // The client may never send the body, or send it all the same: where its next request begins, nobody
+        // can tell.
+        let is_shut = self.upload.shut();
+        if is_shut {
+            close(response.headers_mut());
         }
         Ok(Answer::Response(response.map(|source| {
             let limit = self.client.proxy.stall_timeout;
-            Body::upstream(source, Silence { timer: self.timer.clone(), limit, since: None })
+            let shut = is_shut.then(|| self.upload.clone());
+            Body::upstream(source, Silence { timer: self.timer.clone(), limit, since: None, shut })
         })))
     }
 
-    async fn tunnel(&self, response: Response<()>, lease: http1::Lease) -> Result<Answer, Error> {
+    async fn tunnel(
+        &self,
+        response: Response<()>,
+        lease: http1::Lease,
+        interim: &dyn Interim,
+    ) -> Result<Answer, Error> {
         let server = lease.server().clone();
-        match self.within_response_timeout(lease.into_tunnel()).await {
+        match self.within_response_timeout(lease.into_tunnel(), interim).await {
             Some(Some(stream)) => Ok(Answer::Tunnel(response, stream)),
             Some(None) => Err(Error::ClosedEarly(server, "right behind its answer".into())),
             None => Err(Error::Silent(server)),
@@ -84,7 +112,7 @@ impl Exchange {
                     },
                 };
                 let sent = match lease {
-                    Lease::Http1(lease) => self.send_http1(lease, request, may_tunnel).await?,
+                    Lease::Http1(lease) => self.send_http1(lease, request, may_tunnel, interim).await?,
                     // Boxed: HTTP/1 need not carry room for it.
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
                 };
@@ -115,6 +143,7 @@ impl Exchange {
         mut lease: http1::Lease,
         request: Request<RequestBody>,
         may_tunnel: bool,
+        interim: &dyn Interim,
     ) -> Result<Sent, Error> {
         if may_tunnel {
             lease.claim();
@@ -122,7 +151,7 @@ impl Exchange {
         // What came before, such as a slow connect, is not the server's silence.
         self.upload.begin();
         let sending = lease.sender.try_send_request(request);
-        let Some(result) = self.within_response_timeout(sending).await else {
+        let Some(result) = self.within_response_timeout(sending, interim).await else {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
@@ -142,18 +171,48 @@ impl Exchange {
 
     /// `None` when the server has said nothing for too long after it took the last of the request. While it
     /// waits for the client it is not silent; that clock is kept by the server side.
-    async fn within_response_timeout<T>(&self, sending: impl Future<Output = T>) -> Option<T> {
+    async fn within_response_timeout<T>(
+        &self,
+        sending: impl Future<Output = T>,
+        interim: &dyn Interim,
+    ) -> Option<T> {
         let limit = self.client.proxy.response_timeout;
         let mut sending = pin!(sending);
         poll_fn(|cx| {
-            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
+            let result = sending.as_mut().poll(cx);
+            // They came before it.
+            self.pass_on(interim, cx);
+            if let Poll::Ready(result) = result {
                 return Poll::Ready(Some(result));
             }
+            let mut timer = self.timer.borrow_mut();
+            if let Some(since) = self.upload.held_since() {
+                if timer.poll_until(since + CONTINUE_TIMEOUT, cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.upload.admit();
+            }
             let since = if self.upload.awaits_client() { Instant::now() } else { self.upload.advanced() };
-            self.timer.borrow_mut().poll_until(since + limit, cx).map(|()| None)
+            timer.poll_until(since + limit, cx).map(|()| None)
         })
         .await
     }
+
+    fn pass_on(&self, interim: &dyn Interim, cx: &Context<'_>) {
+        for response in self.inbox.take(cx) {
+            if response.status() == StatusCode::CONTINUE {
+                // The client hears it from the one that reads its body.
+                self.upload.admit();
+            } else {
+                interim.send(response);
+            }
+        }
+    }
+}
+
+/// Says that nothing can follow on the client's connection.
+pub(super) fn close(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 enum Sent {

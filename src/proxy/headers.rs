@@ -5,6 +5,7 @@
 //!   have this proxy strip the fields by which the upstream routes, frames or authorises.
 //! - `X-Forwarded-*` is *set*, never extended, and its relatives are dropped: this is an edge, and what an
 //!   unknown client says of whom it speaks for is worth nothing, be it spelt with underscores or in trailers.
+//!   So it is with `X-Client-Cert-*`, which a listener that asks for certificates sets and nobody else.
 //! - `Via` is extended both ways (RFC 9110, section 7.6.3).
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
+use super::ClientCertificate;
 use super::error::Error;
 use super::tunnel::{self, Rules, Wish};
 
@@ -21,6 +23,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -37,7 +41,8 @@ static NOT_FROM_CLIENTS: [HeaderName; 5] =
     [header::FORWARDED, X_FORWARDED_PORT, X_REAL_IP, header::PROXY_AUTHORIZATION, PROXY];
 
 /// What this proxy says of the client; nobody else may, in any spelling and in any place.
-static OURS: [HeaderName; 3] = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
+static OURS: [HeaderName; 5] =
+    [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_VERIFIED];
 
 /// What is for one hop, beside what `Connection` names.
 static ONE_HOP: [HeaderName; 6] =
@@ -66,23 +71,35 @@ static END_TO_END: [HeaderName; 14] = [
 pub(super) struct Forwarded {
     client: HeaderValue,
     scheme: HeaderValue,
+    /// Whether its certificate was verified; `None` where clients are not asked for one.
+    verified: Option<HeaderValue>,
+    subject: Option<HeaderValue>,
 }
 
 impl Forwarded {
     /// `client` is `None` on a Unix socket.
-    pub(super) fn new(client: Option<IpAddr>, scheme: &'static str) -> Self {
+    pub(super) fn new(client: Option<IpAddr>, scheme: &'static str, certificate: ClientCertificate) -> Self {
         let unknown = HeaderValue::from_static("unknown");
         let client = client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()).unwrap_or(unknown);
-        Forwarded { client, scheme: HeaderValue::from_static(scheme) }
+        let (verified, subject) = match certificate {
+            ClientCertificate::NotAsked => (None, None),
+            ClientCertificate::NotShown => (Some("NONE"), None),
+            ClientCertificate::Verified { subject } => {
+                let subject = Some(subject).filter(|subject| !subject.is_empty());
+                (Some("SUCCESS"), subject.and_then(|subject| HeaderValue::try_from(subject).ok()))
+            }
+        };
+        let verified = verified.map(HeaderValue::from_static);
+        Forwarded { client, scheme: HeaderValue::from_static(scheme), verified, subject }
     }
 }
 
-/// Turns what a client sent into what the upstream gets, or refuses it. Returns the tunnel that it asks for.
+/// Turns what a client sent into what the upstream gets, or refuses it.
 pub(super) fn prepare_request<B: Body>(
     request: &mut Request<B>,
     forwarded: &Forwarded,
     rules: &Rules,
-) -> Result<Option<Wish>, Error> {
+) -> Result<Asked, Error> {
     let found = Found::among(request.headers());
     let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
     let (wish, host) = if request.method() == Method::CONNECT {
@@ -95,6 +112,7 @@ pub(super) fn prepare_request<B: Body>(
     let chunked = chunked
         || request.version() == Version::HTTP_2 && !request.headers().contains_key(header::CONTENT_LENGTH);
     let via = via(request.version());
+    let is_1_0 = request.version() == Version::HTTP_10;
     *request.version_mut() = Version::HTTP_11;
     // hyper leaves a handle for an upgrade there, which is none of the upstream's business.
     request.extensions_mut().clear();
@@ -104,8 +122,9 @@ pub(super) fn prepare_request<B: Body>(
     let trailers = found.one_hop && has_token(headers, &header::TE, "trailers");
     found.end_hop(headers);
     found.end_claims(headers);
-    if found.expect && has_token(headers, &header::EXPECT, "100-continue") {
-        // This proxy has said "100 Continue" when it begins to read the body; nobody else needs to.
+    let expects = found.expect && has_body && !is_1_0 && is_continue(headers);
+    if found.expect && !expects && has_token(headers, &header::EXPECT, "100-continue") {
+        // There is nothing to wait for, or nobody who would understand.
         headers.remove(header::EXPECT);
     }
     if chunked && has_body {
@@ -127,8 +146,39 @@ pub(super) fn prepare_request<B: Body>(
     }
     headers.insert(X_FORWARDED_FOR, forwarded.client.clone());
     headers.insert(X_FORWARDED_PROTO, forwarded.scheme.clone());
+    if found.certificate {
+        headers.remove(X_CLIENT_CERT_SUBJECT);
+        headers.remove(X_CLIENT_CERT_VERIFIED);
+    }
+    if let Some(verified) = &forwarded.verified {
+        headers.insert(X_CLIENT_CERT_VERIFIED, verified.clone());
+    }
+    if let Some(subject) = &forwarded.subject {
+        headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
+    }
     headers.append(header::VIA, via);
-    Ok(wish)
+    Ok(Asked { wish, expects })
+}
+
+/// What a request asks for beside its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) wish: Option<Wish>,
+    /// The word to go on with its body (RFC 9110, section 10.1.1).
+    pub(super) expects: bool,
+}
+
+/// Takes from an interim answer what is for one hop.
+pub(super) fn prepare_interim(headers: &mut HeaderMap) {
+    Found::among(headers).end_hop(headers);
+}
+
+/// Whether the client waits for a word before it sends its body: as hyper sees it, which gives that word when
+/// the body is first read.
+fn is_continue(headers: &HeaderMap) -> bool {
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    let first = expected.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    first && expected.next().is_none()
 }
 
 /// Takes from a client's trailers what it may not say in its head either: there are servers that merge the two.
@@ -150,7 +200,7 @@ pub(super) fn end_hop(trailers: &mut HeaderMap) {
 /// fields (RFC 9113, sections 8.2.2 and 8.3.1).
 pub(super) fn prepare_http2(request: &mut Request<()>, is_tls: bool) -> Result<(), Error> {
     let headers = request.headers_mut();
-    for name in [&header::CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE, &header::EXPECT] {
+    for name in [&header::CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE] {
         headers.remove(name);
     }
     let Some(host) = headers.remove(header::HOST) else {
@@ -264,6 +314,7 @@ struct Found {
     expect: bool,
     upgrade: bool,
     not_from_clients: bool,
+    certificate: bool,
     underscore: bool,
 }
 
@@ -284,6 +335,7 @@ impl Found {
                 "forwarded" | "proxy" | "proxy-authorization" | "x-forwarded-port" | "x-real-ip" => {
                     found.not_from_clients = true;
                 }
+                "x-client-cert-subject" | "x-client-cert-verified" => found.certificate = true,
                 "proxy-authenticate" => found.proxy_authenticate = true,
                 other => found.underscore |= other.as_bytes().contains(&b'_'),
             }

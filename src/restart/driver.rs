@@ -20,6 +20,7 @@ use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
+use super::luggage::{Luggage, Packer};
 use super::member::{Member, Report};
 use super::notify::Notifier;
 use super::peers::Peers;
@@ -85,6 +86,7 @@ pub struct Driver {
     child: Option<Child>,
     child_ready: Option<(Ready, SystemTime)>,
     others: Peers,
+    packer: Packer,
 
     counts: Vec<Arc<Counts>>,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -126,7 +128,7 @@ impl Driver {
         options: Options,
         threads: usize,
     ) -> Result<(Driver, Handle, Vec<Member>), Error> {
-        let Startup { invocation, generation, started, listeners, mut parent } = startup;
+        let Startup { invocation, generation, started, listeners, mut parent, .. } = startup;
         let watch = |kind| signal(kind).map_err(Error::system("handle signals"));
         let signals = Signals {
             hangup: watch(SignalKind::hangup())?,
@@ -179,6 +181,7 @@ impl Driver {
             child: None,
             child_ready: None,
             others,
+            packer: Packer::default(),
             counts,
             reports,
             quiet: HashSet::new(),
@@ -202,6 +205,12 @@ impl Driver {
     pub fn address(&self, name: &str) -> Option<&ListenAddr> {
         let mut addresses = self.listeners.addresses();
         addresses.find(|(listener, _)| *listener == name).map(|(_, address)| address)
+    }
+
+    /// Has `pack` say, each time a child is made, what that is given beside the sockets; see
+    /// [`Startup::luggage`]. It must not be more than 16 KiB, or the child gets nothing.
+    pub fn pack(&mut self, pack: impl Fn() -> Luggage + 'static) {
+        self.packer = Packer(Box::new(pack));
     }
 
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 use super::error::Error;
+use super::luggage::Luggage;
 use super::state::{Failure, Phase, Stop};
 use super::sys;
 use super::tracker::KindStatus;
@@ -80,6 +81,8 @@ pub(crate) struct Offer {
     pub(crate) others: Vec<Introduction>,
     /// The listeners whose sockets a service manager holds, too.
     pub(crate) lent: Vec<String>,
+    /// What is the daemon's own.
+    pub(crate) luggage: Luggage,
 }
 
 /// A generation, as another needs to know it.

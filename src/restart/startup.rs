@@ -10,6 +10,7 @@ use super::handoff::{End, Introduction, Message, Offer};
 use super::inherit::{self, Inherited};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
+use super::luggage::Luggage;
 use super::member::Member;
 use super::state::Failure;
 use super::tracker::Kinds;
@@ -63,6 +64,7 @@ pub struct Startup {
     pub(crate) started: SystemTime,
     pub(crate) listeners: Listeners,
     pub(crate) parent: Option<Predecessor>,
+    luggage: Luggage,
 }
 
 /// What a child got from its parent.
@@ -91,22 +93,25 @@ impl Startup {
                 started: SystemTime::now(),
                 listeners: Listeners::new(sockets),
                 parent: None,
+                luggage: Luggage::default(),
             });
         };
-        let begun = read_offer(&channel).and_then(|(offer, descriptors)| {
+        let begun = read_offer(&channel).and_then(|(mut offer, descriptors)| {
             let executable = PathBuf::from(&offer.executable);
             let invocation = Invocation::capture(Some(executable).filter(|path| path.is_absolute()))?;
             let generation = offer.generation;
             sockets.iter_mut().for_each(|socket| socket.lent = offer.lent.contains(&socket.name));
-            Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?))
+            let luggage = std::mem::take(&mut offer.luggage);
+            Ok((invocation, generation, predecessor(channel.try_clone(), offer, descriptors)?, luggage))
         });
         match begun {
-            Ok((invocation, generation, parent)) => Ok(Startup {
+            Ok((invocation, generation, parent, luggage)) => Ok(Startup {
                 invocation,
                 generation,
                 started: SystemTime::now(),
                 listeners: Listeners::new(sockets),
                 parent: Some(parent),
+                luggage,
             }),
             Err(error) => {
                 tell(&channel, Failure::from(&error));
@@ -123,6 +128,11 @@ impl Startup {
     /// Whether an upgrade made this process.
     pub fn is_upgrade(&self) -> bool {
         self.parent.is_some()
+    }
+
+    /// What the generation before has packed for this one; see [`Driver::pack`].
+    pub fn luggage(&mut self) -> &mut Luggage {
+        &mut self.luggage
     }
 
     /// The directory in which the process was started; relative paths begin there.

@@ -2,6 +2,7 @@
 //! flight.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -29,7 +30,15 @@ pub(super) fn answer<'c>(
     let flight = Flight::begin(notes.clone());
     let version = request.version();
     async move {
-        let response = match exchange.answer(request.map(ClientBody::from), &NoInterim).await {
+        let answer = exchange.answer(request.map(ClientBody::from), &Queue(&flight.0)).await;
+        // hyper writes the head as soon as it gets it, and that must not overtake what came before.
+        poll_fn(|_| match flight.0.interim.borrow().0.is_empty() {
+            true => Poll::Ready(()),
+            // The one who writes it wakes this task.
+            false => Poll::Pending,
+        })
+        .await;
+        let response = match answer {
             proxy::Answer::Response(mut response) => {
                 // As late as can be: hyper writes the head next.
                 let closing = guard.drain().is_some();
@@ -46,11 +55,35 @@ pub(super) fn answer<'c>(
     }
 }
 
-/// Interim answers are dropped, as a proxy may (RFC 9110, section 15.2).
-struct NoInterim;
+/// The most of interim answers that waits to be written, in bytes. What is more is dropped, as a proxy may
+/// (RFC 9110, section 15.2).
+const MAX_INTERIM: usize = 64 * 1024;
 
-impl Interim for NoInterim {
-    fn send(&self, _: Response<()>) {}
+/// Interim answers on their way to the client.
+struct Queue<'n>(&'n Notes);
+
+impl Interim for Queue<'_> {
+    fn send(&self, response: Response<()>) {
+        let (bytes, _) = &mut *self.0.interim.borrow_mut();
+        let before = bytes.len();
+        let status = response.status();
+        bytes.extend_from_slice(b"HTTP/1.1 ");
+        bytes.extend_from_slice(status.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+        // Neither a name nor a value can hold the end of a line.
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        if bytes.len() > MAX_INTERIM {
+            bytes.truncate(before);
+        }
+    }
 }
 
 /// Says `Connection: close` where the connection ends with this answer.

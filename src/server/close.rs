@@ -28,6 +28,14 @@ pub(super) const VERSION_NOT_SUPPORTED: &[u8] = b"HTTP/1.1 505 HTTP Version Not 
     \r\n\
     505 HTTP Version Not Supported: HTTP/1.1 is what is spoken here\n";
 
+/// What a client is told that speaks plain HTTP where TLS is spoken.
+pub(super) const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 52\r\n\
+    connection: close\r\n\
+    \r\n\
+    400 Bad Request: this port speaks TLS; use https://\n";
+
 impl Server {
     /// Closes `stream`, and returns `end`.
     pub(super) async fn close(&self, stream: Downstream, end: End) -> End {
@@ -58,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_words_are_whole_answers() {
-        for words in [REQUEST_TIMEOUT, VERSION_NOT_SUPPORTED] {
+        for words in [REQUEST_TIMEOUT, VERSION_NOT_SUPPORTED, NOT_TLS] {
             let text = String::from_utf8_lossy(words);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());

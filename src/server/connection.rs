@@ -196,7 +196,7 @@ impl<'c> Watch<'c> {
             Waits::Client(notes.moves.get())
         } else if active {
             Waits::Upstream
-        } else if notes.head_begun.get() {
+        } else if notes.head_begun.get() || notes.record_begun.get() {
             Waits::Head
         } else {
             Waits::Rest
@@ -239,6 +239,7 @@ impl<'c> Watch<'c> {
             Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
             }
+            Ended::Http(Err(_)) if notes.garbled.get() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }

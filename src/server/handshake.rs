@@ -1,7 +1,30 @@
-//! From a stream to a protocol.
+//! From a stream to a protocol: the TLS handshake, where a listener has certificates.
+//!
+//! It has one deadline, however the bytes come. A drain waits for it: whoever has begun gets its answer, and
+//! a chance to ask for one thing.
 
-use super::{Downstream, ListenerConfig, Server};
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use rustls::{ServerConfig, ServerConnection};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Downstream, ListenerConfig, Server, close};
+use crate::proxy::ClientCertificate;
 use crate::restart::{End, Guard};
+use crate::tls::{self, Records};
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// The handshake's side of it.
+    pub config: Arc<ServerConfig>,
+    /// Whether clients are asked for certificates; then the upstream is told of them.
+    pub asks_clients: bool,
+}
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +42,104 @@ pub(super) struct Shaken {
     pub(super) protocol: Protocol,
     /// `http` or `https`.
     pub(super) scheme: &'static str,
+    pub(super) certificate: ClientCertificate,
 }
+
+/// The type of the record that a handshake begins with (RFC 8446, section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Room for the first flight of most clients, with a hybrid key share; a longer one is read in pieces.
+const FIRST_READ: usize = 2048;
 
 impl Server {
     /// Finds out what is spoken.
-    #[expect(clippy::unused_async, reason = "the TLS handshake is done here")]
     pub(super) async fn shake(
         &self,
         stream: Downstream,
         listener: &ListenerConfig,
-        _guard: &Guard,
+        guard: &Guard,
+        deadline: Instant,
     ) -> Result<Shaken, End> {
         // Where both may come, the driver of HTTP/1 finds out by the first bytes, at no cost.
-        let protocol = if listener.http1 { Protocol::Http1 } else { Protocol::Http2 };
-        Ok(Shaken { stream, protocol, scheme: "http" })
+        let unnamed = if listener.http1 { Protocol::Http1 } else { Protocol::Http2 };
+        let Some(tls) = &listener.tls else {
+            let certificate = ClientCertificate::NotAsked;
+            return Ok(Shaken { stream, protocol: unnamed, scheme: "http", certificate });
+        };
+        let stream = self.await_handshake(stream, deadline).await?;
+
+        guard.set_active(true);
+        let accept = TlsAcceptor::from(tls.config.clone()).accept(Records::new(stream)).into_fallible();
+        let accepted = timeout_at(deadline, accept).await;
+        guard.set_active(false);
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, records))) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                return Err(match end_of(&error) {
+                    // It has been told by an alert, which must arrive.
+                    End::ProtocolError => self.close(records.into_inner(), End::ProtocolError).await,
+                    end => end,
+                });
+            }
+            Err(_) => return Err(End::TimedOut),
+        };
+        let session = stream.get_ref().1;
+        tracing::debug!(
+            version = ?session.protocol_version(),
+            kind = ?session.handshake_kind(),
+            name = session.server_name(),
+            protocol = session.alpn_protocol().map(String::from_utf8_lossy).as_deref(),
+            "TLS"
+        );
+        let protocol = match session.alpn_protocol() {
+            Some(b"h2") => Protocol::Http2,
+            Some(_) => Protocol::Http1,
+            None => unnamed,
+        };
+        let certificate = if tls.asks_clients { certificate(session) } else { ClientCertificate::NotAsked };
+        Ok(Shaken { stream: Downstream::tls(stream), protocol, scheme: "https", certificate })
+    }
+
+    /// Waits for the first bytes, and sends those away who do not speak TLS.
+    async fn await_handshake(&self, mut stream: Downstream, deadline: Instant) -> Result<Downstream, End> {
+        let mut first = BytesMut::with_capacity(FIRST_READ);
+        match timeout_at(deadline, stream.read_buf(&mut first)).await {
+            Ok(Ok(0)) => return Err(End::ClosedByPeer),
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(End::PeerAborted),
+            Err(_) => return Err(End::TimedOut),
+        }
+        match first[0] {
+            HANDSHAKE_RECORD => {
+                stream.put_back(first.freeze());
+                Ok(stream)
+            }
+            // The method of a request.
+            b'A'..=b'Z' => Err(self.close_with(stream, close::NOT_TLS, End::ProtocolError).await),
+            _ => Err(self.close(stream, End::ProtocolError).await),
+        }
+    }
+}
+
+/// How a connection ended of which the handshake failed.
+fn end_of(error: &io::Error) -> End {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        // It is the client that does not want to go on.
+        Some(rustls::Error::AlertReceived(_)) | None => End::PeerAborted,
+        Some(_) => End::ProtocolError,
+    }
+}
+
+fn certificate(session: &ServerConnection) -> ClientCertificate {
+    let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
+        return ClientCertificate::NotShown;
+    };
+    match tls::subject(leaf) {
+        Some(subject) => ClientCertificate::Verified { subject },
+        None => {
+            tracing::warn!(limit = tls::MAX_SUBJECT, "a client's subject is too long to be passed on");
+            ClientCertificate::NotShown
+        }
     }
 }

@@ -5,14 +5,17 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::TunnelStream;
+use tokio_rustls::server::TlsStream;
+
 use crate::restart::Stream;
+use crate::tls::Records;
 
 /// A stream to a client. Bytes that were read from it and not consumed always travel with it.
 #[derive(Debug)]
@@ -25,12 +28,23 @@ pub struct Downstream {
 #[derive(Debug)]
 enum Kind {
     Plain(Stream),
+    Tls {
+        stream: Box<TlsStream<Records<Downstream>>>,
+        /// Whether rustls may hold something that it has deciphered and nobody has taken.
+        holds: bool,
+    },
 }
 
 impl Downstream {
     /// A stream without encryption.
     pub fn plain(stream: Stream) -> Self {
         Downstream { kind: Kind::Plain(stream), unread: Bytes::new() }
+    }
+
+    /// A stream with its handshake done.
+    pub(super) fn tls(stream: TlsStream<Records<Downstream>>) -> Self {
+        // The client's last flight may have brought its first request.
+        Downstream { kind: Kind::Tls { stream: Box::new(stream), holds: true }, unread: Bytes::new() }
     }
 
     /// Puts back bytes that were read last.
@@ -55,7 +69,30 @@ impl Downstream {
 
     /// Whether anything has arrived that nobody has consumed.
     pub(super) fn has_unread(&self) -> io::Result<bool> {
-        Ok(!self.unread.is_empty() || crate::restart::unread_bytes(self)? > 0)
+        if !self.unread.is_empty() {
+            return Ok(true);
+        }
+        match &self.kind {
+            Kind::Plain(stream) => Ok(crate::restart::unread_bytes(stream)? > 0),
+            Kind::Tls { stream, holds } => {
+                let records = stream.get_ref().0;
+                Ok(*holds || records.is_within() || records.get_ref().has_unread()?)
+            }
+        }
+    }
+
+    /// Whether part of a TLS record has been read: the client has begun to say something.
+    pub(super) fn is_within_record(&self) -> bool {
+        matches!(&self.kind, Kind::Tls { stream, .. } if stream.get_ref().0.is_within())
+    }
+
+    /// Counts what moves below TLS, where a read or a write may do something without being done. Without
+    /// TLS there is nothing below.
+    pub(super) fn moves_below(&self) -> u64 {
+        match &self.kind {
+            Kind::Plain(_) => 0,
+            Kind::Tls { stream, .. } => stream.get_ref().0.moves(),
+        }
     }
 
     /// Ready when something can be read. The kernel may have it already and the runtime not know.
@@ -64,6 +101,10 @@ impl Downstream {
             _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
             Kind::Plain(Stream::Tcp(stream)) => stream.poll_read_ready(cx),
             Kind::Plain(Stream::Unix(stream)) => stream.poll_read_ready(cx),
+            Kind::Tls { stream, holds } => match stream.get_ref().0 {
+                records if *holds || records.is_within() => Poll::Ready(Ok(())),
+                records => records.get_ref().poll_readable(cx),
+            },
         }
     }
 
@@ -79,6 +120,7 @@ impl AsFd for Downstream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
             Kind::Plain(stream) => stream.as_fd(),
+            Kind::Tls { stream, .. } => stream.get_ref().0.get_ref().as_fd(),
         }
     }
 }
@@ -94,6 +136,12 @@ impl AsyncRead for Downstream {
         }
         match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Kind::Tls { stream, holds } => {
+                let result = Pin::new(&mut **stream).poll_read(cx, buf);
+                // It reads on until there is no room, or nothing more.
+                *holds = result.is_ready() && buf.remaining() == 0;
+                result
+            }
         }
     }
 }
@@ -102,6 +150,7 @@ impl AsyncWrite for Downstream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Kind::Tls { stream, .. } => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -112,24 +161,28 @@ impl AsyncWrite for Downstream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Tls { stream, .. } => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.kind {
             Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Tls { stream, .. } => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls { stream, .. } => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
             Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls { stream, .. } => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }
@@ -144,6 +197,10 @@ pub(super) struct Notes {
     pub(super) write_blocked: Cell<bool>,
     /// Whether something has been read since the last request began or the last answer ended: part of a head.
     pub(super) head_begun: Cell<bool>,
+    /// Whether what was read last ends within a TLS record.
+    pub(super) record_begun: Cell<bool>,
+    /// Whether what came is not TLS any more; the client has got an alert.
+    pub(super) garbled: Cell<bool>,
     /// Whether the client has closed its side, or the connection is lost.
     pub(super) peer_closed: Cell<bool>,
     /// Whether that was in the middle of something.
@@ -162,6 +219,8 @@ pub(super) struct Notes {
     pub(super) released: Cell<bool>,
     /// What the connection becomes once the answer is written.
     pub(super) tunnel: RefCell<Option<Box<TunnelStream>>>,
+    /// Interim answers that hyper knows nothing of, as bytes, and how many of these are written.
+    pub(super) interim: RefCell<(Vec<u8>, usize)>,
 }
 
 /// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,
@@ -230,6 +289,37 @@ impl Noted {
         }
     }
 
+    fn note_below(&self, before: u64) {
+        if self.stream.moves_below() != before {
+            self.note_move();
+        }
+    }
+
+    /// Writes the interim answers that wait. hyper cannot: it has one answer for each request.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let notes = self.notes.clone();
+        let mut interim = notes.interim.borrow_mut();
+        let (bytes, written) = &mut *interim;
+        while *written < bytes.len() {
+            let result = Pin::new(&mut self.stream).poll_write(cx, &bytes[*written..]);
+            self.note_write(&result);
+            match ready!(result)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => *written += n,
+            }
+        }
+        (*bytes, *written) = (Vec::new(), 0);
+        // The answer itself waits for this.
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
+    }
+
+    /// One that has begun goes first; one that has not waits until hyper has nothing more to write, because what
+    /// it has may be the end of the answer before.
+    fn poll_begun_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.notes.interim.borrow().1 == 0 { Poll::Ready(Ok(())) } else { self.poll_interim(cx) }
+    }
+
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
         self.notes.write_blocked.set(written.is_pending());
         match written {
@@ -246,17 +336,21 @@ impl Noted {
 impl AsyncRead for Noted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
+        let (before, below) = (buf.filled().len(), this.stream.moves_below());
         let result = match this.preface {
             None => Pin::new(&mut this.stream).poll_read(cx, buf),
             Some(_) => this.poll_sniff(cx, buf),
         };
+        this.note_below(below);
+        this.notes.record_begun.set(this.stream.is_within_record());
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.note_move();
                 this.notes.head_begun.set(true);
             }
-            Poll::Ready(_) => {
+            Poll::Ready(ended) => {
+                let garbled = |error: &io::Error| error.kind() == io::ErrorKind::InvalidData;
+                this.notes.garbled.set(ended.as_ref().is_err_and(garbled));
                 this.notes.peer_closed.set(true);
                 this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
             }
@@ -269,8 +363,11 @@ impl AsyncRead for Noted {
 impl AsyncWrite for Noted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_begun_interim(cx))?;
         this.guard_the_end();
+        let below = this.stream.moves_below();
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.note_below(below);
         this.note_write(&result);
         result
     }
@@ -281,8 +378,11 @@ impl AsyncWrite for Noted {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_begun_interim(cx))?;
         this.guard_the_end();
+        let below = this.stream.moves_below();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.note_below(below);
         this.note_write(&result);
         result
     }
@@ -292,7 +392,16 @@ impl AsyncWrite for Noted {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        if !this.notes.interim.borrow().0.is_empty() {
+            ready!(this.poll_interim(cx))?;
+        }
+        let below = this.stream.moves_below();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.note_below(below);
+        // TLS takes more than the socket does.
+        this.notes.write_blocked.set(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

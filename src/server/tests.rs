@@ -3,7 +3,9 @@
 
 mod drain;
 mod failures;
+mod greeting;
 mod http2;
+mod interim;
 mod requests;
 mod timeouts;
 mod transfers;
@@ -22,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{Config, HTTP1, KINDS, ListenerConfig, Server};
+use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
 use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Stream, Tracker, View};
 
@@ -67,7 +69,7 @@ impl Setup {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let (server, guard) = (server.clone(), tracker.begin(HTTP1));
+                let (server, guard) = (server.clone(), tracker.begin(server.first_kind("test")));
                 let accepted =
                     Accepted { listener: "test".into(), stream: Stream::Tcp(stream), peer: Some(peer) };
                 spawn_local(async move { server.serve(accepted, guard).await });
@@ -124,6 +126,15 @@ impl Edge {
     async fn ends(&self) -> Vec<(End, u64)> {
         timeout(LONG, self.tracker.is_empty()).await.expect("a connection does not end");
         self.status().ends
+    }
+
+    async fn until_greeting(&self, active: i64) {
+        let reached = async {
+            while self.status_of(HANDSHAKE).active != active {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, reached).await.expect("no greeting is under way");
     }
 
     async fn until_active(&self, active: i64) {

@@ -90,6 +90,10 @@ impl Peer {
         Peer { stream: BufReader::with_capacity(256 * 1024, stream) }
     }
 
+    pub fn stream(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
     /// The head of the next request; `None` at the end of the connection.
     pub fn request(&mut self) -> Option<Request> {
         read_head(&mut self.stream).ok().map(|(line, fields)| Request { line, fields })

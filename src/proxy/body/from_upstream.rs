@@ -120,6 +120,9 @@ impl Drop for FromUpstream {
             FromServer::Http1(..) => {}
             FromServer::Http2(body) => body.end(ended),
         }
+        if let Some(upload) = &self.silence.shut {
+            upload.end_shut();
+        }
     }
 }
 

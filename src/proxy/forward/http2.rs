@@ -21,7 +21,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::Sent;
-use crate::proxy::body::{FromServer, Http2Body, RequestBody};
+use crate::proxy::body::{self, FromServer, Http2Body, RequestBody};
 use crate::proxy::error::{Cause, Error};
 use crate::proxy::upstream::http2::Lease;
 use crate::proxy::{Exchange, Interim, headers};
@@ -58,7 +58,7 @@ impl Exchange {
         };
         let mut upload = Upload { body, stream: sending, chunk: Bytes::new(), ended: is_whole };
         let head = Head { answer, interim, passed: 0 };
-        let Some(result) = self.within_response_timeout(both(&mut upload, head)).await else {
+        let Some(result) = self.within_response_timeout(both(&mut upload, head), interim).await else {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
@@ -114,9 +114,10 @@ fn answered(
         // The client may take the answer slowly, or not at all before it has sent everything.
         let task = spawn_local(async move {
             let (mut upload, mut timer) = (upload, Timer::default());
-            poll_fn(|cx| upload.poll_to_end(&mut timer, stall_timeout, cx)).await;
             // The stream is open as long as one of the two sides is.
-            drop((upload, lease));
+            let is_answered = || Rc::strong_count(&lease) == 1;
+            poll_fn(|cx| upload.poll_to_end(&is_answered, &mut timer, stall_timeout, cx)).await;
+            drop(upload);
         });
         task.abort_handle()
     });
@@ -134,7 +135,7 @@ enum Failed {
 /// Sends the body until the head of the answer is there.
 async fn both(upload: &mut Upload, mut head: Head<'_>) -> Result<Response<RecvStream>, Failed> {
     poll_fn(|cx| {
-        if let Poll::Ready(response) = head.poll(cx) {
+        if let Poll::Ready(response) = head.poll(upload.body.upload(), cx) {
             return Poll::Ready(response.map_err(Failed::Server));
         }
         if let Poll::Ready(Err(cause)) = upload.poll(cx) {
@@ -154,13 +155,23 @@ struct Head<'e> {
 }
 
 impl Head<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, h2::Error>> {
+    fn poll(
+        &mut self,
+        upload: &body::Upload,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<RecvStream>, h2::Error>> {
         while let Poll::Ready(Some(Ok(mut response))) = self.answer.poll_informational(cx) {
             self.passed += 1;
-            let is_ours = matches!(response.status(), StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
-            if self.passed <= MAX_INTERIM && !is_ours {
-                *response.version_mut() = Version::HTTP_11;
-                self.interim.send(response);
+            match response.status() {
+                StatusCode::CONTINUE => upload.admit(),
+                // There is no such thing in HTTP/2 (RFC 9113, section 8.6).
+                StatusCode::SWITCHING_PROTOCOLS => {}
+                _ if self.passed <= MAX_INTERIM => {
+                    *response.version_mut() = Version::HTTP_11;
+                    headers::prepare_interim(response.headers_mut());
+                    self.interim.send(response);
+                }
+                _ => {}
             }
         }
         Pin::new(&mut self.answer).poll(cx)
@@ -235,22 +246,27 @@ impl Upload {
         }
     }
 
-    /// Goes on once the answer has begun. The client's clock is kept by the server side; the server's is here.
-    fn poll_to_end(&mut self, timer: &mut Timer, stall_timeout: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    /// Goes on once the answer has begun. The client's clock is kept by the server side; the server's is here,
+    /// and runs once it has answered in full.
+    fn poll_to_end(
+        &mut self,
+        is_answered: &dyn Fn() -> bool,
+        timer: &mut Timer,
+        stall_timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         match self.poll(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(()),
-            Poll::Ready(Err(_)) => {
-                // The server must not take what it has for the whole.
-                self.stream.send_reset(Reason::CANCEL);
-                Poll::Ready(())
-            }
+            Poll::Ready(Ok(())) => return Poll::Ready(()),
+            // The server must not take what it has for the whole.
+            Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 let upload = self.body.upload();
-                let since = if upload.awaits_client() { Instant::now() } else { upload.advanced() };
+                let is_late = is_answered() && !upload.awaits_client();
+                let since = if is_late { upload.advanced() } else { Instant::now() };
                 ready!(timer.poll_until(since + stall_timeout, cx));
-                self.stream.send_reset(Reason::CANCEL);
-                Poll::Ready(())
             }
         }
+        self.stream.send_reset(Reason::CANCEL);
+        Poll::Ready(())
     }
 }

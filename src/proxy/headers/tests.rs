@@ -14,9 +14,14 @@ fn request(fields: &[(&str, &str)]) -> Request<Body> {
 }
 
 fn prepared(fields: &[(&str, &str)]) -> HeaderMap {
+    prepared_for(ClientCertificate::NotAsked, fields)
+}
+
+fn prepared_for(certificate: ClientCertificate, fields: &[(&str, &str)]) -> HeaderMap {
     let mut request = request(fields);
     let rules = Rules { upgrades: Vec::new().into(), connect: false };
-    prepare_request(&mut request, &Forwarded::new(Some([192, 0, 2, 1].into()), "https"), &rules).unwrap();
+    let forwarded = Forwarded::new(Some([192, 0, 2, 1].into()), "https", certificate);
+    prepare_request(&mut request, &forwarded, &rules).unwrap();
     request.into_parts().0.headers
 }
 
@@ -66,13 +71,46 @@ fn what_a_client_says_of_itself_cannot_be_disguised() {
 
 #[test]
 fn what_a_client_says_of_itself_cannot_come_last() {
-    let names = ["x-forwarded-for", "x_forwarded_host", "x-real-ip", "connection", "x-named", "x-sum"];
+    let names = [
+        "x-forwarded-for",
+        "x_forwarded_host",
+        "x-client-cert-subject",
+        "x_client-cert_verified",
+        "x-real-ip",
+        "connection",
+        "x-named",
+        "x-sum",
+    ];
     let mut trailers: HeaderMap = names
         .iter()
         .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x-named")))
         .collect();
     prepare_trailers(&mut trailers);
     assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+}
+
+#[test]
+fn nobody_says_of_himself_whose_certificate_he_has() {
+    let forged = [
+        ("host", "a"),
+        ("connection", "x-client-cert-subject, x-client-cert-verified"),
+        ("X-Client-Cert-Subject", "CN=admin"),
+        ("x-client-cert-subject", "CN=root"),
+        ("x_client_cert_subject", "CN=admin"),
+        ("x-client-cert-verified", "SUCCESS"),
+        ("x-client_cert-verified", "SUCCESS"),
+    ];
+    let about = |certificate| {
+        let headers = prepared_for(certificate, &forged);
+        let about = headers.iter().filter(|(name, _)| name.as_str().contains("cert"));
+        about.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect::<Vec<_>>()
+    };
+    let verified = |subject: &str| ClientCertificate::Verified { subject: subject.to_owned() };
+    assert!(about(ClientCertificate::NotAsked).is_empty());
+    assert_eq!(about(ClientCertificate::NotShown), ["x-client-cert-verified: NONE"]);
+    assert_eq!(about(verified("")), ["x-client-cert-verified: SUCCESS"]);
+    let alice = ["x-client-cert-verified: SUCCESS", "x-client-cert-subject: CN=alice"];
+    assert_eq!(about(verified("CN=alice")), alice);
 }
 
 /// The table of names and the lists must not part.
@@ -84,6 +122,7 @@ fn what_is_to_be_removed_is_found() {
     };
     assert!(ONE_HOP.iter().all(|name| among(name).one_hop));
     assert!(NOT_FROM_CLIENTS.iter().all(|name| among(name).not_from_clients));
+    assert!(OURS.iter().all(|name| among(name).certificate == name.as_str().contains("-cert-")));
     assert!(among(&header::CONNECTION).names && among(&header::TRANSFER_ENCODING).transfer_encoding);
     assert!(among(&header::EXPECT).expect && among(&header::PROXY_AUTHENTICATE).proxy_authenticate);
 }

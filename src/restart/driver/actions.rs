@@ -210,6 +210,7 @@ impl Driver {
                 .filter(|group| group.lent)
                 .map(|group| group.name.to_string())
                 .collect(),
+            luggage: (self.packer.0)().within_limit(),
         }));
         let child = spawn(
             &self.program,

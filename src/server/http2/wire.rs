@@ -124,10 +124,12 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // What TLS has taken is not yet in the socket.
+        let moves = || self.0.stream.borrow().as_ref().map(Downstream::moves_below);
+        let before = moves();
         let flushed = self.0.with(|stream| stream.poll_flush(cx));
         if flushed.is_ready() {
             self.0.blocked_since.set(None);
-        } else if self.0.blocked_since.get().is_none() {
+        } else if self.0.blocked_since.get().is_none() || moves() != before {
             self.0.blocked_since.set(Some(Instant::now()));
         }
         flushed

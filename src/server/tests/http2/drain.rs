@@ -96,7 +96,10 @@ fn a_preface_that_comes_in_the_drain_is_served() {
     run(async {
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[address]);
-        setup.server.listeners.insert("test".into(), ListenerConfig { http1: false, http2: true });
+        setup
+            .server
+            .listeners
+            .insert("test".into(), ListenerConfig { http1: false, http2: true, ..ListenerConfig::default() });
         let edge = setup.start().await;
         let (mut silent, mut client) = (edge.connect().await, edge.connect().await);
         edge.drain(Duration::from_secs(2));

@@ -165,7 +165,10 @@ fn work_is_no_flood() {
 fn what_is_no_http_2() {
     run(async {
         let (edge, _requests) = strict(|server| {
-            server.listeners.insert("test".into(), ListenerConfig { http1: false, http2: true });
+            server.listeners.insert(
+                "test".into(),
+                ListenerConfig { http1: false, http2: true, ..ListenerConfig::default() },
+            );
         })
         .await;
         let mut client = edge.connect().await;

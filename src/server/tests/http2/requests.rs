@@ -91,7 +91,7 @@ fn a_listener_without_http_2_says_so() {
     run(async {
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[address]);
-        let listener = ListenerConfig { http1: true, http2: false };
+        let listener = ListenerConfig { http1: true, http2: false, ..ListenerConfig::default() };
         setup.server.listeners.insert("test".into(), listener);
         let edge = setup.start().await;
         let mut client = edge.connect().await;

@@ -31,7 +31,10 @@ fn a_preface_that_does_not_come() {
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[address]);
         setup.server.header_timeout = SHORT;
-        setup.server.listeners.insert("test".into(), ListenerConfig { http1: false, http2: true });
+        setup
+            .server
+            .listeners
+            .insert("test".into(), ListenerConfig { http1: false, http2: true, ..ListenerConfig::default() });
         let edge = setup.start().await;
         let (mut silent, mut half) = (edge.connect().await, edge.connect().await);
         half.send("PRI * HTTP/2.0\r\n").await;
