@@ -55,3 +55,5 @@ mod slow;
 mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;
+#[path = "process/upstream_tls.rs"]
+mod upstream_tls;

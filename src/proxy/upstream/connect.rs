@@ -1,7 +1,7 @@
 //! One new connection to a server: its address, the bytes that come first, TLS, and which protocol is spoken.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -114,7 +114,7 @@ impl Connector {
 /// The name that a server's certificate must have if no other is set: its host, or its IP address.
 fn name_of(address: &ServerAddr) -> Option<ServerName<'static>> {
     match address {
-        ServerAddr::Socket(address) => Some(IpAddr::from(address.ip()).into()),
+        ServerAddr::Socket(address) => Some(address.ip().into()),
         ServerAddr::Name(name) => {
             let host = name.rsplit_once(':').map_or(&**name, |(host, _)| host);
             ServerName::try_from(host.to_owned()).ok()

@@ -319,3 +319,34 @@ fn a_client_that_goes_away_takes_only_its_stream() {
         assert_eq!(seen.counts(), (1, 3));
     });
 }
+
+/// The client waits with its body until the server says the word, and hears it then.
+#[test]
+fn the_word_to_go_on() {
+    run(async {
+        let (address, seen) = upstream_h2(h2::server::Builder::new(), |request, mut respond| async move {
+            if request.uri().path() == "/no" {
+                let response = Response::builder().status(417).header("content-length", 2);
+                let mut stream = respond.send_response(response.body(()).unwrap(), false).unwrap();
+                return stream.send_data(Bytes::from_static(b"no"), true).unwrap();
+            }
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = http::StatusCode::CONTINUE;
+            respond.send_informational(go_on).unwrap();
+            ok(request, respond).await;
+        })
+        .await;
+        let edge = edge_h2(address).await;
+        let mut client = edge.connect().await;
+        let head = "HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+        client.send(&format!("POST / {head}")).await;
+        client.head().await.expect("HTTP/1.1 100 Continue");
+        client.send("abc").await;
+        assert_eq!(client.message().await.text(), "ok");
+        assert_eq!(seen.requests.borrow()[0].headers()["expect"], "100-continue");
+
+        client.send(&format!("POST /no {head}")).await;
+        let answer = client.message().await;
+        assert_eq!(answer.expect("HTTP/1.1 417").expect("connection: close\r\n").text(), "no");
+    });
+}
