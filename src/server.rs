@@ -23,6 +23,7 @@ mod handshake;
 mod http2;
 mod rest;
 mod stream;
+pub mod strict;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -212,6 +213,10 @@ impl Server {
                 Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
+                }
+                Outcome::Refused { stream, refusal } => {
+                    let answer = refusal.answer();
+                    return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
                 }
                 Outcome::Http2 { stream } => {
                     return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;

@@ -102,6 +102,10 @@ pub(super) struct Upload {
     gate: Cell<Gate>,
     /// Whether nobody wants the rest of the body.
     stopped: Cell<bool>,
+    /// Whether it has been read from.
+    read: Cell<bool>,
+    /// Who waits until the body is first read.
+    watcher: RefCell<Option<Waker>>,
     /// Whoever waits for more of the body; kept only where it can be stopped.
     reader: RefCell<Option<Waker>>,
 }
@@ -125,6 +129,8 @@ impl Upload {
             awaited_since: Cell::new(None),
             advanced: Cell::new(Instant::now()),
             stopped: Cell::new(false),
+            read: Cell::new(false),
+            watcher: RefCell::new(None),
             reader: RefCell::new(None),
         }
     }
@@ -183,6 +189,21 @@ impl Upload {
         if self.gate.get() == Gate::Shut {
             self.stopped.set(true);
             self.wake_reader();
+        }
+    }
+
+    /// Ready once a body that was held back is read, or nobody will.
+    pub(super) fn poll_read_from(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.read.get() || !self.is_open() {
+            return Poll::Ready(());
+        }
+        self.watcher.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn wake_watcher(&self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
         }
     }
 
@@ -284,6 +305,7 @@ impl RequestBody {
     pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
         upload.gate.set(Gate::Open);
+        upload.read.set(false);
         RequestBody { incoming, upload, begun: false }
     }
 
@@ -326,6 +348,9 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         }
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        if !this.upload.read.replace(true) {
+            this.upload.wake_watcher();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -357,5 +382,6 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         self.upload.open.set(false);
         self.upload.awaited_since.set(None);
+        self.upload.wake_watcher();
     }
 }

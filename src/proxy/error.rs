@@ -27,9 +27,15 @@ pub enum Error {
     /// `Host`, or the host in the target, is none.
     #[error("the request's host is not valid")]
     InvalidHost,
+    /// The target names another host than `Host` does.
+    #[error("the request's target and its Host disagree")]
+    HostMismatch,
     /// The target is in no form that this method may have.
     #[error("the request target is not valid")]
     Target,
+    /// A length that is no plain number, or more than one (RFC 9110, section 8.6).
+    #[error("the request's Content-Length is not valid")]
+    ContentLength,
     /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
     #[error("the request's transfer coding is not understood; chunked is")]
     TransferCoding,
@@ -40,7 +46,7 @@ pub enum Error {
     #[error("CONNECT takes a target host:port, and no body")]
     ConnectTarget,
     /// The client broke off its body, or framed it wrong.
-    #[error("the request body could not be read")]
+    #[error("the request body could not be read{}", Why(.0))]
     RequestBody(#[source] Cause),
     /// No connection to the upstream.
     #[error("upstream {0}: {brief}", brief = Brief(.1))]
@@ -94,6 +100,8 @@ impl Error {
             Error::MissingHost => (StatusCode::BAD_REQUEST, "host_missing", Client),
             Error::RepeatedHost => (StatusCode::BAD_REQUEST, "host_repeated", Client),
             Error::InvalidHost => (StatusCode::BAD_REQUEST, "host_invalid", Client),
+            Error::HostMismatch => (StatusCode::BAD_REQUEST, "host_mismatch", Client),
+            Error::ContentLength => (StatusCode::BAD_REQUEST, "content_length", Client),
             Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
             Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
             Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
@@ -153,7 +161,14 @@ impl Error {
     /// Whether nothing can follow on the client's connection, because where the request ends is not known
     /// or is no longer looked for.
     fn closes(&self) -> bool {
-        matches!(self, Error::TransferCoding | Error::Connect | Error::ConnectTarget | Error::RequestBody(_))
+        matches!(
+            self,
+            Error::ContentLength
+                | Error::TransferCoding
+                | Error::Connect
+                | Error::ConnectTarget
+                | Error::RequestBody(_)
+        )
     }
 
     /// Writes the log line.
@@ -229,5 +244,23 @@ impl fmt::Display for Brief<'_> {
             (Some(_), kind) if kind.to_string() != "uncategorized error" => write!(f, "{kind}"),
             _ => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// What a body was refused for, where that is known: the server side says it with the data that it does not pass.
+struct Why<'e>(&'e Cause);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**self.0);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && error.kind() == io::ErrorKind::InvalidData
+            {
+                return write!(f, ": {error}");
+            }
+            cause = error.source();
+        }
+        Ok(())
     }
 }

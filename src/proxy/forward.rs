@@ -63,11 +63,20 @@ impl Exchange {
             let lease = lease.ok_or_else(|| malformed("it switched protocols on a stream of HTTP/2"))?;
             return self.tunnel(response, lease, interim).await;
         }
-        // The client may never send the body, or send it all the same: where its next request begins, nobody
-        // can tell.
-        let is_shut = self.upload.shut();
+        let status = response.status();
+        let is_shut = (status.is_client_error() || status.is_server_error()) && self.upload.shut();
         if is_shut {
+            // The client may never send the body, or send it all the same: where its next request begins, nobody
+            // can tell.
             close(response.headers_mut());
+        } else if self.upload.held_since().is_some() {
+            // It begins its answer, such as an echo, before it reads. The client hears that it is to send the
+            // body when that is first read, and only before the answer.
+            self.upload.admit();
+            let read = poll_fn(|cx| self.upload.poll_read_from(cx));
+            if self.within_response_timeout(read, interim).await.is_none() {
+                return Err(Error::Silent(server.clone()));
+            }
         }
         Ok(Answer::Response(response.map(|source| {
             let limit = self.client.proxy.stall_timeout;

@@ -441,3 +441,54 @@ fn heads_that_are_too_large() {
         requests.try_recv().unwrap_err();
     });
 }
+
+/// What a gRPC call may have: metadata of 16 KiB either way, and an answer that is nothing but trailers.
+#[test]
+fn grpc_passes_untouched() {
+    run(async {
+        let metadata = "m".repeat(16 * 1024);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 5\r\nx-meta: {metadata}\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        let (address, mut requests) = recorder_with(answer.leak()).await;
+        let edge = edge(address).await;
+        let mut client = edge.h2().await;
+        let request = Request::post("http://test/pkg.Service/Method")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", "100m")
+            .header("x-meta", &metadata)
+            .body(())
+            .unwrap();
+        let (response, mut sending) = client.begin(request, false).await;
+        sending.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), true).unwrap();
+        let response = timeout(LONG, response).await.unwrap().unwrap();
+        // Headers that end the stream: there is no DATA.
+        assert!(response.body().is_end_stream());
+        assert_eq!(response.headers()["grpc-status"], "5");
+        assert_eq!(response.headers()["x-meta"].len(), metadata.len());
+        let request = requests.recv().await.unwrap();
+        request.expect("POST /pkg.Service/Method HTTP/1.1\r\n").expect("grpc-timeout: 100m\r\n");
+        request.expect("te: trailers\r\n").expect(&metadata);
+        assert_eq!(request.body, b"\0\0\0\0\x02hi");
+    });
+}
+
+/// In HTTP/2 "/" and "*" are two targets; an absolute target of HTTP/1 without a path means the latter.
+#[test]
+fn options_of_the_server_and_of_its_root() {
+    run(async {
+        let (address, mut requests) = recorder().await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        client.open_h2().await;
+        for (stream, path) in [(1, "/"), (3, "*")] {
+            let fields =
+                [(":method", "OPTIONS"), (":scheme", "http"), (":path", path), (":authority", "test")];
+            client.send_bytes(&frame(1, 5, stream, &block(&fields))).await;
+            client.frame_of(0).await;
+            requests.recv().await.unwrap().expect(&format!("OPTIONS {path} HTTP/1.1\r\nhost: test\r\n"));
+        }
+    });
+}
