@@ -27,11 +27,11 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
-pub use error::{BodyError, Cause, Error, Fault};
+pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
-pub use upstream::{ConnectionConfig, ServerAddr};
+pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
 use body::Upload;
 use headers::Forwarded;

@@ -67,3 +67,5 @@ mod tls_upgrade;
 mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;
+#[path = "process/upstream_tls.rs"]
+mod upstream_tls;

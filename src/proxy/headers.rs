@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
@@ -196,6 +196,29 @@ pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
     for name in OURS.iter().chain(&NOT_IN_TRAILERS) {
         trailers.remove(name);
     }
+}
+
+/// Takes from an upstream's trailers what is for one hop.
+pub(super) fn end_hop(trailers: &mut HeaderMap) {
+    Found::among(trailers).end_hop(trailers);
+}
+
+/// Turns a request for HTTP/1.1 into one for HTTP/2, where the target has all its parts and connections have no
+/// fields (RFC 9113, sections 8.2.2 and 8.3.1).
+pub(super) fn prepare_http2(request: &mut Request<()>, is_tls: bool) -> Result<(), Error> {
+    let headers = request.headers_mut();
+    for name in [&header::CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE] {
+        headers.remove(name);
+    }
+    let Some(host) = headers.remove(header::HOST) else {
+        // From an HTTP/1.0 client; h2 adds a scheme.
+        return Ok(());
+    };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| Error::InvalidHost)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Error::Target)?;
+    Ok(())
 }
 
 /// Turns what the upstream sent into what the client gets. An error is a framing that this proxy does not
