@@ -29,8 +29,8 @@ use crate::restart::{
 };
 use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
-    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, Settings, SettingsError,
-    UpstreamAddr, UpstreamProtocol,
+    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, ProxyVersion, Settings,
+    SettingsError, UpstreamAddr, UpstreamProtocol,
 };
 use crate::supervise;
 use crate::worker::{self, Worker};
@@ -299,6 +299,13 @@ impl Parts {
                     },
                     tls: self.tls.upstream.clone(),
                     max_streams: upstream.max_streams as usize,
+                    // The demonstration understands no such header.
+                    proxy_protocol: upstream.proxy_protocol.filter(|_| self.demo.is_none()).map(|version| {
+                        match version {
+                            ProxyVersion::V1 => proxy::ProxyVersion::V1,
+                            ProxyVersion::V2 => proxy::ProxyVersion::V2,
+                        }
+                    }),
                     connect_timeout: upstream.connect_timeout,
                     max_idle: upstream.max_idle_per_worker,
                     idle_timeout: upstream.idle_timeout,

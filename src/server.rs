@@ -178,7 +178,8 @@ impl Server {
             self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
         let shaken = self.shake(stream, listener, guard, deadline).await?;
         let Shaken { stream, protocol, scheme, certificate } = shaken;
-        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate);
+        let ends = if self.proxy.tells_ends() { stream.ends(peer) } else { None };
+        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate, ends);
         Ok(match protocol {
             Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
             Protocol::Http2 => self.serve_http2(stream, &client, guard).await,

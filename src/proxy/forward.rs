@@ -112,7 +112,7 @@ impl Exchange {
             loop {
                 let (lease, is_fresh) = match server.idle(may_tunnel) {
                     Some(lease) => (lease, false),
-                    None => match server.connect(may_tunnel).await {
+                    None => match server.connect(may_tunnel, self.client.ends).await {
                         Ok(lease) => (lease, true),
                         Err(error) => {
                             last = error;

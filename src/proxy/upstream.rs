@@ -27,6 +27,7 @@ use tokio::task::spawn_local;
 use tokio::time::interval;
 
 use super::error::Error;
+use super::proxy_header::{Ends, ProxyVersion};
 use connect::{Connector, Spoken};
 pub(super) use stream::Wire;
 
@@ -79,6 +80,9 @@ pub struct ConnectionConfig {
     pub protocol: Protocol,
     /// `None`: they are not encrypted.
     pub tls: Option<TlsConfig>,
+    /// Whether servers are told at the beginning of a connection whom it is for. Then each request takes a
+    /// connection of its own.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How long a connect may take, the look-up of a name and the TLS handshake included; and how long a request
     /// may wait for its turn when every HTTP/2 connection is full.
     pub connect_timeout: Duration,
@@ -101,6 +105,7 @@ impl Default for ConnectionConfig {
         ConnectionConfig {
             protocol: Protocol::Http1,
             tls: None,
+            proxy_protocol: None,
             connect_timeout: Duration::from_secs(5),
             max_idle: 128,
             idle_timeout: Duration::from_secs(30),
@@ -166,15 +171,24 @@ impl Server {
     /// A connection that was alive when this thread last looked, and that has room for a request. One that may
     /// become a tunnel goes by HTTP/1 if the server leaves the choice.
     pub(super) fn idle(self: &Rc<Self>, may_tunnel: bool) -> Option<Lease> {
+        if self.config.proxy_protocol.is_some() {
+            return None;
+        }
         match self.expected(may_tunnel) {
             Spoken::Http1 => Some(Lease::Http1(self.http1.idle(self)?)),
             Spoken::Http2 => Some(Lease::Http2(self.http2.idle()?)),
         }
     }
 
-    /// A new connection; with HTTP/2 a stream of one that others may have asked for before.
-    pub(super) async fn connect(self: &Rc<Self>, may_tunnel: bool) -> Result<Lease, Error> {
-        if self.expected(may_tunnel) == Spoken::Http2 {
+    /// A new connection, for the client whose `ends` these are; with HTTP/2 a stream of one that others may have
+    /// asked for before, unless the server is told of clients.
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        may_tunnel: bool,
+        ends: Option<Ends>,
+    ) -> Result<Lease, Error> {
+        let is_shared = self.config.proxy_protocol.is_none();
+        if is_shared && self.expected(may_tunnel) == Spoken::Http2 {
             match self.http2.stream().await? {
                 http2::Got::Stream(lease) => return Ok(Lease::Http2(lease)),
                 http2::Got::Http1(wire) => {
@@ -186,13 +200,17 @@ impl Server {
             }
         }
         // Boxed: the states of a handshake are large, and every request would carry room for them.
-        let connecting = Box::pin(self.connector.connect(may_tunnel));
+        let connecting = Box::pin(self.connector.connect(may_tunnel, ends));
         let (wire, spoken) = self.connector.connect_in_time(&self.config, connecting).await?;
         match spoken {
             Spoken::Http1 => self.http1.begin(wire, self).await,
             Spoken::Http2 => {
                 self.expected.set(Spoken::Http2);
-                Ok(Lease::Http2(self.http2.begin(wire).await?))
+                let lease = self.http2.begin(wire).await?;
+                if !is_shared {
+                    lease.retire();
+                }
+                Ok(Lease::Http2(lease))
             }
         }
     }

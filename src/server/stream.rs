@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,10 +12,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::strict::{Refused, Scanner};
-use crate::proxy::TunnelStream;
 use tokio_rustls::server::TlsStream;
 
+use super::strict::{Refused, Scanner};
+use crate::proxy::{Ends, TunnelStream};
 use crate::restart::Stream;
 use crate::tls::Records;
 
@@ -107,6 +108,12 @@ impl Downstream {
                 records => records.get_ref().poll_readable(cx),
             },
         }
+    }
+
+    /// This end of it, and the `client` that it is for; `None` where either has no address.
+    pub(super) fn ends(&self, client: Option<SocketAddr>) -> Option<Ends> {
+        let local = socket2::SockRef::from(self).local_addr().ok()?.as_socket()?;
+        client.map(|client| Ends { client, local })
     }
 
     /// Makes the close a reset: a client that would take a plain end for the end of the answer learns that

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -13,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::stream::Wire;
 use super::{ConnectionConfig, Protocol, ServerAddr};
 use crate::proxy::error::{Error, TlsFailure};
+use crate::proxy::proxy_header::{self, Ends, ProxyVersion};
 use crate::restart::Stream;
 
 const H2: &[u8] = b"h2";
@@ -31,6 +33,7 @@ pub(super) struct Connector {
     address: ServerAddr,
     protocol: Protocol,
     tls: Option<Tls>,
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Connector {
                 name: tls.name.clone().or_else(|| name_of(&address)),
             }
         });
-        Connector { address, protocol, tls }
+        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol }
     }
 
     pub(super) fn address(&self) -> &ServerAddr {
@@ -74,10 +77,17 @@ impl Connector {
 
     /// A connection on which nothing of a request has been sent; one that may become a tunnel speaks HTTP/1 if the
     /// server leaves the choice.
-    pub(super) async fn connect(&self, may_tunnel: bool) -> Result<(Wire, Spoken), Error> {
-        let stream = self.address.connect().await;
-        let stream = stream.map_err(|cause| Error::Unreachable(self.address.clone(), cause))?;
-        // What must stand before everything else, TLS too, is written to `stream` here.
+    pub(super) async fn connect(
+        &self,
+        may_tunnel: bool,
+        ends: Option<Ends>,
+    ) -> Result<(Wire, Spoken), Error> {
+        let unreachable = |cause| Error::Unreachable(self.address.clone(), cause);
+        let mut stream = self.address.connect().await.map_err(unreachable)?;
+        if let Some(version) = self.proxy_protocol {
+            // Before everything else, TLS too.
+            stream.write_all(&proxy_header::encode(version, ends)).await.map_err(unreachable)?;
+        }
         let Some(tls) = &self.tls else {
             let spoken = if self.protocol == Protocol::Http2 { Spoken::Http2 } else { Spoken::Http1 };
             return Ok((Wire::plain(stream), spoken));

@@ -50,7 +50,9 @@ impl Pool {
         builder
             .max_header_size(config.max_head_bytes)
             .max_buf_size(config.buffer_bytes.max(config.max_head_bytes).max(MIN_BUFFER_BYTES));
-        Pool { builder, max_idle: config.max_idle, idle: RefCell::default(), sweep: Cell::new(0) }
+        // One that was said to be for a client is for no other.
+        let max_idle = if config.proxy_protocol.is_some() { 0 } else { config.max_idle };
+        Pool { builder, max_idle, idle: RefCell::default(), sweep: Cell::new(0) }
     }
 
     pub(super) fn idle(&self, server: &Rc<Server>) -> Option<Lease> {

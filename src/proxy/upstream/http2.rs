@@ -171,7 +171,7 @@ impl Pool {
     /// `Some` if the server chose HTTP/1.
     async fn connect(self: &Rc<Self>) -> Result<Option<Wire>, Error> {
         let connecting = async {
-            match self.connector.connect(false).await? {
+            match self.connector.connect(false, None).await? {
                 (wire, Spoken::Http1) => Ok(Some(wire)),
                 (wire, Spoken::Http2) => Connection::begin(wire, self).await.map(|connection| {
                     self.connections.borrow_mut().push(connection);
