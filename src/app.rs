@@ -29,8 +29,8 @@ use crate::restart::{
 };
 use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
-    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, Settings, SettingsError,
-    UpstreamAddr,
+    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, ProxyVersion, Settings,
+    SettingsError, UpstreamAddr, UpstreamProtocol,
 };
 use crate::supervise;
 use crate::worker::{self, Worker};
@@ -290,6 +290,22 @@ impl Parts {
             proxy: proxy::Config {
                 servers: upstream.servers.iter().map(server_addr).chain(demo).collect(),
                 connections: ConnectionConfig {
+                    protocol: match upstream.protocol {
+                        // The demonstration speaks nothing else, and no TLS.
+                        _ if self.demo.is_some() => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http1 => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http2 => proxy::Protocol::Http2,
+                        UpstreamProtocol::Alpn => proxy::Protocol::Alpn,
+                    },
+                    tls: self.tls.upstream.clone(),
+                    max_streams: upstream.max_streams as usize,
+                    // The demonstration understands no such header.
+                    proxy_protocol: upstream.proxy_protocol.filter(|_| self.demo.is_none()).map(|version| {
+                        match version {
+                            ProxyVersion::V1 => proxy::ProxyVersion::V1,
+                            ProxyVersion::V2 => proxy::ProxyVersion::V2,
+                        }
+                    }),
                     connect_timeout: upstream.connect_timeout,
                     max_idle: upstream.max_idle_per_worker,
                     idle_timeout: upstream.idle_timeout,

@@ -27,11 +27,11 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
-pub use error::{BodyError, Cause, Error, Fault};
+pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
-pub use upstream::{ConnectionConfig, ServerAddr};
+pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
 use body::Upload;
 use headers::Forwarded;
@@ -80,6 +80,7 @@ pub struct Proxy {
     response_timeout: Duration,
     stall_timeout: Duration,
     rules: Rules,
+    tells_ends: bool,
 }
 
 impl Proxy {
@@ -91,18 +92,27 @@ impl Proxy {
             turn: Cell::new(0),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
+            tells_ends: config.connections.proxy_protocol.is_some(),
             rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
 
-    /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`.
+    /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`. `ends` is needed where
+    /// [`Proxy::tells_ends`].
     pub fn client(
         self: &Rc<Self>,
         ip: Option<IpAddr>,
         scheme: &'static str,
         certificate: ClientCertificate,
+        ends: Option<Ends>,
     ) -> Client {
-        Client { proxy: self.clone(), forwarded: Rc::new(Forwarded::new(ip, scheme, certificate)) }
+        let forwarded = Rc::new(Forwarded::new(ip, scheme, certificate));
+        Client { proxy: self.clone(), forwarded, ends }
+    }
+
+    /// Whether servers are told who is connected with whom.
+    pub fn tells_ends(&self) -> bool {
+        self.tells_ends
     }
 
     /// The servers in the order in which this request tries them.
@@ -135,6 +145,7 @@ pub enum ClientCertificate {
 pub struct Client {
     proxy: Rc<Proxy>,
     forwarded: Rc<Forwarded>,
+    ends: Option<Ends>,
 }
 
 impl Client {

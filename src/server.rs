@@ -23,6 +23,7 @@ mod handshake;
 mod http2;
 mod rest;
 mod stream;
+pub mod strict;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -177,7 +178,8 @@ impl Server {
             self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
         let shaken = self.shake(stream, listener, guard, deadline).await?;
         let Shaken { stream, protocol, scheme, certificate } = shaken;
-        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate);
+        let ends = if self.proxy.tells_ends() { stream.ends(peer) } else { None };
+        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate, ends);
         Ok(match protocol {
             Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
             Protocol::Http2 => self.serve_http2(stream, &client, guard).await,
@@ -212,6 +214,10 @@ impl Server {
                 Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
+                }
+                Outcome::Refused { stream, refusal } => {
+                    let answer = refusal.answer();
+                    return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
                 }
                 Outcome::Http2 { stream } => {
                     return self.close_with(stream, close::VERSION_NOT_SUPPORTED, End::ProtocolError).await;

@@ -8,6 +8,7 @@
 //! The library is rustls with the cryptography of aws-lc. Nothing here logs a key, nor prints one.
 
 mod certificate;
+pub mod client;
 mod records;
 mod resolver;
 mod subject;

@@ -35,23 +35,37 @@ mod demo;
 mod drain;
 #[path = "process/executable.rs"]
 mod executable;
+#[path = "process/http2.rs"]
+mod http2;
 #[path = "process/idle.rs"]
 mod idle;
 #[path = "process/large.rs"]
 mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
+#[path = "process/multiplexed.rs"]
+mod multiplexed;
 #[path = "process/notify.rs"]
 mod notify;
 #[path = "process/proxy_protocol.rs"]
 mod proxy_protocol;
 #[path = "process/residue.rs"]
 mod residue;
+#[path = "process/resumption.rs"]
+mod resumption;
 #[path = "process/servers.rs"]
 mod servers;
 #[path = "process/slow.rs"]
 mod slow;
+#[path = "process/smuggling.rs"]
+mod smuggling;
+#[path = "process/tls.rs"]
+mod tls;
+#[path = "process/tls_upgrade.rs"]
+mod tls_upgrade;
 #[path = "process/tunnel.rs"]
 mod tunnel;
 #[path = "process/upgrade.rs"]
 mod upgrade;
+#[path = "process/upstream_tls.rs"]
+mod upstream_tls;

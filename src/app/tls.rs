@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
+use crate::proxy;
 use crate::restart::{Failure, Luggage};
 use crate::server::TlsConfig;
-use crate::settings::{ClientCertificates, ListenerTlsSettings, Protocol, Settings, TlsVersion};
+use crate::settings::{
+    ClientCertificates, ListenerTlsSettings, Protocol, Settings, TlsVersion, UpstreamTlsSettings,
+};
 use crate::tls::{self, Certificate, Listening, MinVersion, Tickets};
 
 /// Under which name the ticket keys travel.
@@ -17,6 +22,8 @@ pub(super) struct Tls {
     /// By the names of the listeners that speak TLS.
     pub(super) listeners: HashMap<String, TlsConfig>,
     pub(super) tickets: Arc<Tickets>,
+    /// How it is spoken with servers, if it is.
+    pub(super) upstream: Option<proxy::TlsConfig>,
     /// What is odd, and no reason to refuse it.
     pub(super) warnings: Vec<String>,
 }
@@ -57,8 +64,17 @@ impl Tls {
                 Err(error) => errors.push(format!("listeners.{}: {error}", listener.name)),
             }
         }
+        let mut upstream = None;
+        if let Some(tls) = &settings.upstream.tls
+            && !settings.upstream.servers.is_empty()
+        {
+            match load_upstream(tls, &certificates) {
+                Ok(config) => upstream = Some(config),
+                Err(error) => errors.push(format!("upstream: {error}")),
+            }
+        }
         match tickets {
-            Some(tickets) if errors.is_empty() => Ok(Tls { listeners, tickets, warnings }),
+            Some(tickets) if errors.is_empty() => Ok(Tls { listeners, tickets, upstream, warnings }),
             _ => Err(Failure::new("certificates", errors.join("\n"))),
         }
     }
@@ -82,6 +98,19 @@ fn load_tickets(settings: &Settings, handed: Option<&str>) -> Result<(Tickets, O
         let tickets = Tickets::from_files(lifetime, &settings.tls.ticket_key_files);
         tickets.map(|tickets| (tickets, None)).map_err(|error| format!("tls.ticket_key_files: {error}"))
     }
+}
+
+fn load_upstream(
+    settings: &UpstreamTlsSettings,
+    certificates: &HashMap<&str, Arc<Certificate>>,
+) -> Result<proxy::TlsConfig, String> {
+    // A certificate that is not here could not be loaded, which has been told.
+    let named = settings.client_certificate.as_ref().and_then(|name| certificates.get(name.as_str()));
+    let identity = named.map(|certificate| certificate.certified());
+    let client = tls::client::config(settings.ca.as_deref(), identity).map_err(|error| error.to_string())?;
+    let name = settings.name.clone().map(ServerName::try_from).transpose();
+    let name = name.map_err(|_| "tls_name is no name of a server".to_owned())?;
+    Ok(proxy::TlsConfig { client, name })
 }
 
 fn load_listener(

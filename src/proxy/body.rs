@@ -1,6 +1,9 @@
 //! The bodies that pass through: never collected, one chunk at a time, and only as fast as the other side
 //! takes them.
 
+mod from_upstream;
+mod http2;
+
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,11 +17,10 @@ use tokio::time::Instant;
 
 use super::error::{BodyError, Cause};
 use super::headers;
-use super::upstream::Lease;
 use crate::timer::Timer;
+use from_upstream::FromUpstream;
+pub(super) use from_upstream::{FromServer, Http2Body};
 use http2::FromHttp2;
-
-mod http2;
 
 /// What a client gets.
 #[derive(Debug)]
@@ -29,15 +31,6 @@ enum Kind {
     /// Taken when it is sent.
     Full(Bytes),
     Upstream(FromUpstream),
-}
-
-#[derive(Debug)]
-struct FromUpstream {
-    incoming: Incoming,
-    ended: bool,
-    /// Goes back to the pool once the answer has been read to its end.
-    lease: Option<Lease>,
-    silence: Silence,
 }
 
 /// How long the upstream may send nothing in the middle of an answer.
@@ -61,8 +54,8 @@ impl Body {
         Body(Kind::Full(text))
     }
 
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, silence: Silence) -> Self {
-        Body(Kind::Upstream(FromUpstream { incoming, ended: false, lease: Some(lease), silence }))
+    pub(super) fn upstream(source: FromServer, silence: Silence) -> Self {
+        Body(Kind::Upstream(FromUpstream::new(source, silence)))
     }
 }
 
@@ -84,49 +77,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Full(text) => text.is_empty(),
-            Kind::Upstream(body) => body.incoming.is_end_stream(),
+            Kind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(text) => SizeHint::with_exact(text.len() as u64),
-            Kind::Upstream(body) => body.incoming.size_hint(),
-        }
-    }
-}
-
-impl FromUpstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                self.silence.since = None;
-                self.ended = frame.is_none();
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Cut)))
-            }
-            Poll::Pending => {
-                let since = *self.silence.since.get_or_insert_with(Instant::now);
-                let deadline = since + self.silence.limit;
-                self.silence
-                    .timer
-                    .borrow_mut()
-                    .poll_until(deadline, cx)
-                    .map(|()| Some(Err(BodyError::Stalled)))
-            }
-        }
-    }
-}
-
-impl Drop for FromUpstream {
-    fn drop(&mut self) {
-        // Otherwise the client has gone away, or the upstream has: the connection ends with this body.
-        if (self.ended || self.incoming.is_end_stream())
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
-        }
-        if let Some(upload) = &self.silence.shut {
-            upload.end_shut();
+            Kind::Upstream(body) => body.size_hint(),
         }
     }
 }
@@ -144,6 +102,10 @@ pub(super) struct Upload {
     gate: Cell<Gate>,
     /// Whether nobody wants the rest of the body.
     stopped: Cell<bool>,
+    /// Whether it has been read from.
+    read: Cell<bool>,
+    /// Who waits until the body is first read.
+    watcher: RefCell<Option<Waker>>,
     /// Whoever waits for more of the body; kept only where it can be stopped.
     reader: RefCell<Option<Waker>>,
 }
@@ -167,6 +129,8 @@ impl Upload {
             awaited_since: Cell::new(None),
             advanced: Cell::new(Instant::now()),
             stopped: Cell::new(false),
+            read: Cell::new(false),
+            watcher: RefCell::new(None),
             reader: RefCell::new(None),
         }
     }
@@ -228,6 +192,21 @@ impl Upload {
         }
     }
 
+    /// Ready once a body that was held back is read, or nobody will.
+    pub(super) fn poll_read_from(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.read.get() || !self.is_open() {
+            return Poll::Ready(());
+        }
+        self.watcher.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn wake_watcher(&self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
+    }
+
     fn wake_reader(&self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -240,6 +219,11 @@ impl Upload {
             self.stopped.set(true);
             self.wake_reader();
         }
+    }
+
+    /// The upstream has taken something, or the client has sent something for it.
+    pub(super) fn advance(&self) {
+        self.advanced.set(Instant::now());
     }
 
     pub(super) fn advanced(&self) -> Instant {
@@ -313,13 +297,37 @@ impl http_body::Body for ClientBody {
 pub(super) struct RequestBody {
     incoming: ClientBody,
     upload: Rc<Upload>,
+    /// Whether something of it has been taken from the client, who will not say it again.
+    begun: bool,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
         upload.open.set(!incoming.is_end_stream());
         upload.gate.set(Gate::Open);
-        RequestBody { incoming, upload }
+        upload.read.set(false);
+        RequestBody { incoming, upload, begun: false }
+    }
+
+    /// Whether all of it is still to come.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.begun
+    }
+
+    /// Whether nobody wants the rest of it; else the task is woken when that is said.
+    pub(super) fn poll_stopped(&self, cx: &mut Context<'_>) -> bool {
+        self.note_reader(cx);
+        self.upload.stopped.get()
+    }
+
+    fn note_reader(&self, cx: &mut Context<'_>) {
+        if let Source::Http2(_) = self.incoming.0 {
+            self.upload.reader.replace(Some(cx.waker().clone()));
+        }
+    }
+
+    pub(super) fn upload(&self) -> &Upload {
+        &self.upload
     }
 }
 
@@ -340,21 +348,23 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         }
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        if !this.upload.read.replace(true) {
+            this.upload.wake_watcher();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::prepare_trailers(trailers);
         }
         if frame.is_ready() {
+            this.begun = true;
             this.upload.awaited_since.set(None);
-            this.upload.advanced.set(Instant::now());
+            this.upload.advance();
         } else {
             if this.upload.awaited_since.get().is_none() {
                 this.upload.awaited_since.set(Some(Instant::now()));
             }
-            if let Source::Http2(_) = this.incoming.0 {
-                this.upload.reader.replace(Some(cx.waker().clone()));
-            }
+            this.note_reader(cx);
         }
         frame
     }
@@ -372,5 +382,6 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         self.upload.open.set(false);
         self.upload.awaited_since.set(None);
+        self.upload.wake_watcher();
     }
 }

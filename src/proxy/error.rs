@@ -4,11 +4,15 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
+mod tls;
+
 use super::body::Body;
 use super::upstream::ServerAddr;
+pub use tls::TlsFailure;
 
 /// Why a request was not answered by its upstream. `Display` is what the client reads.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +27,15 @@ pub enum Error {
     /// `Host`, or the host in the target, is none.
     #[error("the request's host is not valid")]
     InvalidHost,
+    /// The target names another host than `Host` does.
+    #[error("the request's target and its Host disagree")]
+    HostMismatch,
     /// The target is in no form that this method may have.
     #[error("the request target is not valid")]
     Target,
+    /// A length that is no plain number, or more than one (RFC 9110, section 8.6).
+    #[error("the request's Content-Length is not valid")]
+    ContentLength,
     /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
     #[error("the request's transfer coding is not understood; chunked is")]
     TransferCoding,
@@ -36,7 +46,7 @@ pub enum Error {
     #[error("CONNECT takes a target host:port, and no body")]
     ConnectTarget,
     /// The client broke off its body, or framed it wrong.
-    #[error("the request body could not be read")]
+    #[error("the request body could not be read{}", Why(.0))]
     RequestBody(#[source] Cause),
     /// No connection to the upstream.
     #[error("upstream {0}: {brief}", brief = Brief(.1))]
@@ -44,6 +54,18 @@ pub enum Error {
     /// No connection to the upstream in time.
     #[error("upstream {0}: no connection in time")]
     ConnectTimeout(ServerAddr),
+    /// Connected, and then TLS failed, or nothing was agreed on that can be spoken.
+    #[error("upstream {0}: TLS: {1}")]
+    Tls(ServerAddr, #[source] TlsFailure),
+    /// Every HTTP/2 connection is full, and stayed so.
+    #[error("upstream {0}: all its connections are full")]
+    Full(ServerAddr),
+    /// The upstream did not process the request, and said so each time that it was sent (RFC 9113, section 8.7).
+    #[error("upstream {0}: does not take the request now")]
+    Refused(ServerAddr, #[source] Cause),
+    /// The upstream ended the request's stream and had not answered.
+    #[error("upstream {0}: reset the request before it answered")]
+    Reset(ServerAddr, #[source] h2::Error),
     /// Connected, and no answer in time.
     #[error("upstream {0}: no answer in time")]
     Silent(ServerAddr),
@@ -78,6 +100,8 @@ impl Error {
             Error::MissingHost => (StatusCode::BAD_REQUEST, "host_missing", Client),
             Error::RepeatedHost => (StatusCode::BAD_REQUEST, "host_repeated", Client),
             Error::InvalidHost => (StatusCode::BAD_REQUEST, "host_invalid", Client),
+            Error::HostMismatch => (StatusCode::BAD_REQUEST, "host_mismatch", Client),
+            Error::ContentLength => (StatusCode::BAD_REQUEST, "content_length", Client),
             Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
             Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
             Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
@@ -85,6 +109,13 @@ impl Error {
             Error::RequestBody(_) => (StatusCode::BAD_REQUEST, "request_body", Client),
             Error::Unreachable(..) => (StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
             Error::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream),
+            Error::Tls(_, TlsFailure::Certificate(..)) => {
+                (StatusCode::BAD_GATEWAY, "upstream_certificate", Upstream)
+            }
+            Error::Tls(..) => (StatusCode::BAD_GATEWAY, "upstream_tls", Upstream),
+            Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_full", Upstream),
+            Error::Refused(..) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", Upstream),
+            Error::Reset(..) => (StatusCode::BAD_GATEWAY, "upstream_reset", Upstream),
             Error::Silent(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_silent", Upstream),
             Error::ClosedEarly(..) => (StatusCode::BAD_GATEWAY, "upstream_closed_early", Upstream),
             Error::Malformed(..) => (StatusCode::BAD_GATEWAY, "upstream_malformed", Upstream),
@@ -107,10 +138,39 @@ impl Error {
         self.row().2
     }
 
-    /// Whether nothing can follow on the client's connection, because where the request ends is not known
-    /// or is no longer looked for.
+    /// The same for the next of those who waited for one connection together.
+    pub(super) fn again(&self) -> Error {
+        let text = |cause: &Cause| Cause::from(cause.to_string());
+        match self {
+            Error::Unreachable(server, cause) => {
+                let cause = match cause.raw_os_error() {
+                    Some(number) => io::Error::from_raw_os_error(number),
+                    None => io::Error::new(cause.kind(), cause.to_string()),
+                };
+                Error::Unreachable(server.clone(), cause)
+            }
+            Error::ConnectTimeout(server) => Error::ConnectTimeout(server.clone()),
+            Error::Tls(server, failure) => Error::Tls(server.clone(), failure.clone()),
+            Error::Malformed(server, cause) => Error::Malformed(server.clone(), text(cause)),
+            Error::ClosedEarly(server, cause) => Error::ClosedEarly(server.clone(), text(cause)),
+            // Nothing else comes of a connect.
+            _ => Error::NoServer,
+        }
+    }
+
+    /// Whether nothing can follow on the client's connection: where the request ends is not known, is no longer
+    /// looked for, or the client sends what only means something to those who read it differently.
     fn closes(&self) -> bool {
-        matches!(self, Error::TransferCoding | Error::Connect | Error::ConnectTarget | Error::RequestBody(_))
+        matches!(
+            self,
+            Error::RepeatedHost
+                | Error::HostMismatch
+                | Error::ContentLength
+                | Error::TransferCoding
+                | Error::Connect
+                | Error::ConnectTarget
+                | Error::RequestBody(_)
+        )
     }
 
     /// Writes the log line.
@@ -152,9 +212,29 @@ pub enum BodyError {
     /// The upstream closed the connection in the middle, or framed the body wrong.
     #[error("the upstream broke off its answer")]
     Cut(#[source] hyper::Error),
+    /// The upstream broke off in the middle, on HTTP/2.
+    #[error("the upstream broke off its answer")]
+    Reset(#[source] h2::Error),
     /// The upstream stopped sending.
     #[error("the upstream stopped in the middle of its answer")]
     Stalled,
+}
+
+impl BodyError {
+    /// What the upstream said as it broke off, or what stands for that on HTTP/2 (RFC 9113, section 7). Some of
+    /// what it may say would be a lie from here: that all is well, or that nothing was processed.
+    pub fn reason(&self) -> Reason {
+        let said = match self {
+            BodyError::Reset(error) if error.is_reset() && error.is_remote() => error.reason(),
+            BodyError::Cut(_) | BodyError::Reset(_) | BodyError::Stalled => None,
+        };
+        match said {
+            None | Some(Reason::NO_ERROR | Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED) => {
+                Reason::INTERNAL_ERROR
+            }
+            Some(reason) => reason,
+        }
+    }
 }
 
 /// An I/O error in a word or two: "connection refused", without the error's number.
@@ -166,5 +246,23 @@ impl fmt::Display for Brief<'_> {
             (Some(_), kind) if kind.to_string() != "uncategorized error" => write!(f, "{kind}"),
             _ => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// What a body was refused for, where that is known: the server side says it with the data that it does not pass.
+struct Why<'e>(&'e Cause);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**self.0);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && error.kind() == io::ErrorKind::InvalidData
+            {
+                return write!(f, ": {error}");
+            }
+            cause = error.source();
+        }
+        Ok(())
     }
 }

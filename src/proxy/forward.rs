@@ -1,22 +1,28 @@
 //! A request's way to a server, and its answer's way back.
+//!
+//! A request is sent again in two cases only. Nothing of it has left this process: the connection was dead. Or
+//! an HTTP/2 server has said that it has not processed it, and the client need not say anything again.
+
+mod http2;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use super::body::{Body, RequestBody, Silence};
-use super::error::Error;
+use super::body::{Body, FromServer, RequestBody, Silence};
+use super::error::{Error, TlsFailure};
 use super::headers::Asked;
-use super::upstream::{Lease, Server, ServerAddr};
+use super::upstream::{Lease, ServerAddr, http1};
 use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
+
+/// How often one request is sent again because a server has not processed it.
+const MAX_RETRIES: usize = 2;
 
 /// How long a server may take to ask for a body that the client holds back for it. There are servers that
 /// never do (RFC 9110, section 10.1.1).
@@ -40,8 +46,8 @@ impl Exchange {
             self.upload.hold();
         }
 
-        let (mut response, lease) = self.send_somewhere(request, wish.is_some(), interim).await?;
-        let malformed = |cause: &'static str| Error::Malformed(lease.server().clone(), cause.into());
+        let (mut response, server) = self.send_somewhere(request, wish.is_some(), interim).await?;
+        let malformed = |cause: &'static str| Error::Malformed(server.clone(), cause.into());
         let granted = wish.filter(|wish| wish.is_granted(response.status()));
         if granted.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(malformed("it switched protocols without being asked"));
@@ -49,28 +55,40 @@ impl Exchange {
         let named = granted.as_ref().and_then(|_| tunnel::switched_to(response.headers()));
         headers::prepare_response(&mut response).map_err(malformed)?;
         if let Some(wish) = granted {
-            let mut response = response.map(drop);
+            let (head, source) = response.into_parts();
+            let mut response = Response::from_parts(head, ());
             response.extensions_mut().clear();
             wish.grant(&mut response, named.as_deref()).map_err(malformed)?;
+            let lease = source.into_connection();
+            let lease = lease.ok_or_else(|| malformed("it switched protocols on a stream of HTTP/2"))?;
             return self.tunnel(response, lease, interim).await;
         }
-        // The client may never send the body, or send it all the same: where its next request begins, nobody
-        // can tell.
-        let is_shut = self.upload.shut();
+        let status = response.status();
+        let is_shut = (status.is_client_error() || status.is_server_error()) && self.upload.shut();
         if is_shut {
+            // The client may never send the body, or send it all the same: where its next request begins, nobody
+            // can tell.
             close(response.headers_mut());
+        } else if self.upload.held_since().is_some() {
+            // It begins its answer, such as an echo, before it reads. The client hears that it is to send the
+            // body when that is first read, and only before the answer.
+            self.upload.admit();
+            let read = poll_fn(|cx| self.upload.poll_read_from(cx));
+            if self.within_response_timeout(read, interim).await.is_none() {
+                return Err(Error::Silent(server.clone()));
+            }
         }
-        Ok(Answer::Response(response.map(|incoming| {
+        Ok(Answer::Response(response.map(|source| {
             let limit = self.client.proxy.stall_timeout;
             let shut = is_shut.then(|| self.upload.clone());
-            Body::upstream(incoming, lease, Silence { timer: self.timer.clone(), limit, since: None, shut })
+            Body::upstream(source, Silence { timer: self.timer.clone(), limit, since: None, shut })
         })))
     }
 
     async fn tunnel(
         &self,
         response: Response<()>,
-        lease: Lease,
+        lease: http1::Lease,
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
         let server = lease.server().clone();
@@ -81,51 +99,62 @@ impl Exchange {
         }
     }
 
-    /// Sends the request to the first server that can be reached. It is sent again only if nothing of it has
-    /// left this process: an idle connection may turn out to be dead.
+    /// Sends the request to the first server that can be reached.
     async fn send_somewhere(
         &self,
         mut request: Request<RequestBody>,
-        claims: bool,
+        may_tunnel: bool,
         interim: &dyn Interim,
-    ) -> Result<(Response<Incoming>, Lease), Error> {
+    ) -> Result<(Response<FromServer>, &ServerAddr), Error> {
         let mut last = Error::NoServer;
+        let mut retries = 0;
         for server in self.client.proxy.servers() {
-            while let Some(lease) = server.idle() {
-                match self.send(lease, request, claims, interim).await? {
-                    Sent::Answered(response, lease) => return Ok((response, lease)),
-                    Sent::Unsent(unsent, _) => request = unsent,
+            loop {
+                let (lease, is_fresh) = match server.idle(may_tunnel) {
+                    Some(lease) => (lease, false),
+                    None => match server.connect(may_tunnel, self.client.ends).await {
+                        Ok(lease) => (lease, true),
+                        Err(error) => {
+                            last = error;
+                            break;
+                        }
+                    },
+                };
+                let sent = match lease {
+                    Lease::Http1(lease) => self.send_http1(lease, request, may_tunnel, interim).await?,
+                    // Boxed: HTTP/1 need not carry room for it.
+                    Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
+                };
+                match sent {
+                    Sent::Answered(response) => return Ok((response, server.address())),
+                    Sent::Unsent(unsent, error) => {
+                        (request, last) = (unsent, error);
+                        if is_fresh {
+                            break;
+                        }
+                    }
+                    Sent::Refused(refused, error) => {
+                        if retries == MAX_RETRIES {
+                            return Err(error);
+                        }
+                        retries += 1;
+                        tracing::debug!(%error, retries, "a request is sent again");
+                        request = refused;
+                    }
                 }
-            }
-            match self.send_fresh(server, request, claims, interim).await? {
-                Sent::Answered(response, lease) => return Ok((response, lease)),
-                Sent::Unsent(unsent, error) => (request, last) = (unsent, error),
             }
         }
         Err(last)
     }
 
-    async fn send_fresh(
+    async fn send_http1(
         &self,
-        server: &Rc<Server>,
+        mut lease: http1::Lease,
         request: Request<RequestBody>,
-        claims: bool,
+        may_tunnel: bool,
         interim: &dyn Interim,
     ) -> Result<Sent, Error> {
-        match server.connect().await {
-            Ok(lease) => self.send(lease, request, claims, interim).await,
-            Err(error) => Ok(Sent::Unsent(request, error)),
-        }
-    }
-
-    async fn send(
-        &self,
-        mut lease: Lease,
-        request: Request<RequestBody>,
-        claims: bool,
-        interim: &dyn Interim,
-    ) -> Result<Sent, Error> {
-        if claims {
+        if may_tunnel {
             lease.claim();
         }
         // What came before, such as a slow connect, is not the server's silence.
@@ -135,7 +164,9 @@ impl Exchange {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
-            Ok(response) => Ok(Sent::Answered(response, lease)),
+            Ok(response) => {
+                Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease)))))
+            }
             Err(mut failure) => {
                 let unsent = failure.take_message();
                 let error = classify(lease.server(), failure);
@@ -194,8 +225,11 @@ pub(super) fn close(headers: &mut HeaderMap) {
 }
 
 enum Sent {
-    Answered(Response<Incoming>, Lease),
+    Answered(Response<FromServer>),
+    /// Nothing of it has left this process.
     Unsent(Request<RequestBody>, Error),
+    /// The server has not processed it, and said so.
+    Refused(Request<RequestBody>, Error),
 }
 
 fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) -> Error {
@@ -205,6 +239,8 @@ fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) ->
         Error::RequestBody(error.into())
     } else if error.is_parse() {
         Error::Malformed(server.clone(), error.into())
+    } else if let Some(failure) = TlsFailure::within(&error) {
+        Error::Tls(server.clone(), failure)
     } else {
         Error::ClosedEarly(server.clone(), error.into())
     }

@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
@@ -43,6 +43,10 @@ static NOT_FROM_CLIENTS: [HeaderName; 5] =
 /// What this proxy says of the client; nobody else may, in any spelling and in any place.
 static OURS: [HeaderName; 5] =
     [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_VERIFIED];
+
+/// What frames or routes a message, which is too late for in trailers (RFC 9110, section 6.5.1). HTTP/1 clients are
+/// refused for it; that their transfer coding ends here goes without saying.
+static NOT_IN_TRAILERS: [HeaderName; 2] = [header::CONTENT_LENGTH, header::HOST];
 
 /// What is for one hop, beside what `Connection` names.
 static ONE_HOP: [HeaderName; 6] =
@@ -102,6 +106,9 @@ pub(super) fn prepare_request<B: Body>(
 ) -> Result<Asked, Error> {
     let found = Found::among(request.headers());
     let chunked = found.chunked(request.headers()).map_err(|()| Error::TransferCoding)?;
+    if found.lengths > 1 || found.odd_length || found.lengths > 0 && chunked {
+        return Err(Error::ContentLength);
+    }
     let (wish, host) = if request.method() == Method::CONNECT {
         (Some(Wish::Connect), Some(tunnel::take_target(request, rules)?))
     } else {
@@ -186,9 +193,32 @@ pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
     let found = Found::among(trailers);
     found.end_hop(trailers);
     found.end_claims(trailers);
-    for name in &OURS {
+    for name in OURS.iter().chain(&NOT_IN_TRAILERS) {
         trailers.remove(name);
     }
+}
+
+/// Takes from an upstream's trailers what is for one hop.
+pub(super) fn end_hop(trailers: &mut HeaderMap) {
+    Found::among(trailers).end_hop(trailers);
+}
+
+/// Turns a request for HTTP/1.1 into one for HTTP/2, where the target has all its parts and connections have no
+/// fields (RFC 9113, sections 8.2.2 and 8.3.1).
+pub(super) fn prepare_http2(request: &mut Request<()>, is_tls: bool) -> Result<(), Error> {
+    let headers = request.headers_mut();
+    for name in [&header::CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE] {
+        headers.remove(name);
+    }
+    let Some(host) = headers.remove(header::HOST) else {
+        // From an HTTP/1.0 client; h2 adds a scheme.
+        return Ok(());
+    };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| Error::InvalidHost)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Error::Target)?;
+    Ok(())
 }
 
 /// Turns what the upstream sent into what the client gets. An error is a framing that this proxy does not
@@ -233,32 +263,55 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<bool, ()> {
     }
 }
 
-/// The host that the request is for, from its target or its `Host` (RFC 9112, section 3.2), which says the same
-/// from then on; the target is brought into origin-form. `None` only from an HTTP/1.0 client that named none.
+/// The host that the request is for, from its `Host` or, in HTTP/2, its `:authority` (RFC 9112, section 3.2; RFC
+/// 9113, section 8.3.1), which `Host` says from then on; the target is brought into origin-form. Where both name
+/// one they must name the same: whoever routes by one would be passed by with the other. `None` only from an
+/// HTTP/1.0 client that named none.
 fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let host = match (named.next(), named.next()) {
         (_, Some(_)) => return Err(Error::RepeatedHost),
         (Some(host), None) if is_host(host.as_bytes()) => Some(host.clone()),
         (Some(_), None) => return Err(Error::InvalidHost),
-        (None, None) if request.version() == Version::HTTP_10 => None,
-        (None, None) => return Err(Error::MissingHost),
+        (None, None) => None,
     };
 
     let target = request.uri();
-    let Some(authority) = target.authority() else { return Ok(host) };
-    if target.scheme().is_none() {
-        // Authority-form is for CONNECT alone.
+    // Not all types that a target can be made of refuse what HTTP/1 would split.
+    let mut visible = target.path().bytes().chain(target.query().unwrap_or_default().bytes());
+    if !visible.all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::Target);
     }
+    let Some(authority) = target.authority() else {
+        return match host {
+            None if request.version() != Version::HTTP_10 => Err(Error::MissingHost),
+            host => Ok(host),
+        };
+    };
     let authority = authority.as_str();
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let scheme = match target.scheme_str() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => scheme,
+        // Authority-form is for CONNECT alone, and of other schemes nobody here knows the port.
+        _ => return Err(Error::Target),
+    };
     if !is_host(authority.as_bytes()) {
         return Err(Error::InvalidHost);
     }
+    match &host {
+        Some(host) if !is_same_host(host.as_bytes(), authority.as_bytes(), scheme) => {
+            return Err(Error::HostMismatch);
+        }
+        None if request.version() == Version::HTTP_11 => return Err(Error::MissingHost),
+        _ => {}
+    }
     let host = HeaderValue::try_from(authority).map_err(|_| Error::InvalidHost)?;
     let origin = match target.path_and_query() {
-        _ if request.method() == Method::OPTIONS && target.path() == "/" && target.query().is_none() => {
+        // HTTP/2 can say "*" itself (RFC 9112, section 3.2.4; RFC 9113, section 8.3.1).
+        _ if request.version() != Version::HTTP_2
+            && request.method() == Method::OPTIONS
+            && target.path() == "/"
+            && target.query().is_none() =>
+        {
             PathAndQuery::from_static("*")
         }
         Some(origin) => origin.clone(),
@@ -269,10 +322,47 @@ fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> 
     Ok(Some(host))
 }
 
-/// The characters of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not one of them, such as a
-/// space, a slash or an `@`, different servers read differently.
+/// Whether this is `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not, such as a space, a slash, an
+/// `@` or a second colon, different servers read differently.
 pub(super) fn is_host(host: &[u8]) -> bool {
-    !host.is_empty() && host.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(c))
+    let (name, port) = split_port(host);
+    let is_name = |c: &u8| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(c);
+    let is_literal = |c: &u8| c.is_ascii_hexdigit() || b":.".contains(c);
+    let named = match name.strip_prefix(b"[").map(|literal| literal.strip_suffix(b"]")) {
+        Some(literal) => literal.is_some_and(|literal| !literal.is_empty() && literal.iter().all(is_literal)),
+        None => !name.is_empty() && name.iter().all(is_name),
+    };
+    named && port.is_none_or(|port| port.len() <= 5 && port.iter().all(u8::is_ascii_digit))
+}
+
+/// The host and what stands behind its colon.
+fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
+    // An IPv6 address has colons of its own, but brackets around them.
+    let end = host.iter().rposition(|c| *c == b']').unwrap_or(0);
+    match host[end..].iter().position(|c| *c == b':') {
+        Some(colon) => (&host[..end + colon], Some(&host[end + colon + 1..])),
+        None => (host, None),
+    }
+}
+
+/// Whether two hosts are the same for a client that speaks `scheme`: without regard to case, or to a port that
+/// goes without saying (RFC 9110, section 4.2.3).
+fn is_same_host(one: &[u8], other: &[u8], scheme: &str) -> bool {
+    let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
+    let parts = |host| {
+        let (name, port) = split_port(host);
+        (name, port.filter(|port| !port.is_empty()).unwrap_or(default))
+    };
+    let ((one, port), (other, other_port)) = (parts(one), parts(other));
+    one.eq_ignore_ascii_case(other) && port == other_port
+}
+
+/// Whether this is `1*DIGIT` that nobody takes for octal.
+fn is_plain_number(text: &[u8]) -> bool {
+    match text {
+        [] | [b'0', _, ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    }
 }
 
 /// Which of the rules above have work with a message; in most messages few have. To look at each name once costs
@@ -288,6 +378,10 @@ struct Found {
     proxy_authenticate: bool,
     /// A length that is a list, such as "5, 5".
     listed_length: bool,
+    /// How many lengths there are.
+    lengths: usize,
+    /// A length that is no plain number.
+    odd_length: bool,
     expect: bool,
     upgrade: bool,
     not_from_clients: bool,
@@ -307,7 +401,11 @@ impl Found {
                 "transfer-encoding" => (found.one_hop, found.transfer_encoding) = (true, true),
                 "upgrade" => (found.one_hop, found.upgrade) = (true, true),
                 "http2-settings" | "keep-alive" | "proxy-connection" | "te" => found.one_hop = true,
-                "content-length" => found.listed_length |= value.as_bytes().contains(&b','),
+                "content-length" => {
+                    found.lengths += 1;
+                    found.listed_length |= value.as_bytes().contains(&b',');
+                    found.odd_length |= !is_plain_number(value.as_bytes());
+                }
                 "expect" => found.expect = true,
                 "forwarded" | "proxy" | "proxy-authorization" | "x-forwarded-port" | "x-real-ip" => {
                     found.not_from_clients = true;

@@ -25,7 +25,6 @@ pub struct Ends {
 
 /// The header for a connection that is for this client. `None` is one of which there are no addresses to tell, as
 /// over a Unix socket.
-#[cfg_attr(not(test), expect(dead_code, reason = "connections to servers begin with it"))]
 pub(super) fn encode(version: ProxyVersion, ends: Option<Ends>) -> Vec<u8> {
     let ends = ends.and_then(one_family);
     match version {

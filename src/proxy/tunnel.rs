@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::Error;
 use super::headers::{has_token, is_host, tokens};
-use crate::restart::Stream;
+use super::upstream::Wire;
 
 /// Which tunnels may be asked for.
 #[derive(Clone, Debug)]
@@ -119,13 +119,13 @@ pub(super) fn take_target<B: Body>(request: &mut Request<B>, rules: &Rules) -> R
 /// A connection to a server that carries something else than HTTP from here on.
 #[derive(Debug)]
 pub struct TunnelStream {
-    stream: Stream,
+    stream: Wire,
     /// What the server sent right behind its answer.
     unread: Bytes,
 }
 
 impl TunnelStream {
-    pub(super) fn new(stream: Stream, unread: Bytes) -> Self {
+    pub(super) fn new(stream: Wire, unread: Bytes) -> Self {
         TunnelStream { stream, unread }
     }
 }

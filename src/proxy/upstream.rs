@@ -1,28 +1,35 @@
 //! The servers behind this proxy, and the connections to them.
 //!
+//! ```text
+//! connect: address ─► (what must come first) ─► TLS, ALPN ─┬─► http1: one request at a time, a stack of idle ones
+//!                                                           └─► http2: many streams each, shared by all requests
+//! ```
+//!
 //! Each worker has its own: a connection is made, used and kept on one thread.
 
-use std::cell::{Cell, RefCell};
+mod connect;
+pub(super) mod http1;
+pub(super) mod http2;
+mod stream;
+
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::sync::oneshot;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::task::spawn_local;
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 
-use super::body::RequestBody;
 use super::error::Error;
-use super::tunnel::TunnelStream;
-use crate::restart::Stream;
+use super::proxy_header::{Ends, ProxyVersion};
+use connect::{Connector, Spoken};
+pub(super) use stream::Wire;
 
 /// Where a server is. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -46,40 +53,47 @@ impl fmt::Display for ServerAddr {
     }
 }
 
-impl ServerAddr {
-    async fn connect(&self) -> io::Result<Stream> {
-        match self {
-            ServerAddr::Socket(address) => connect_tcp(*address).await,
-            ServerAddr::Unix(path) => UnixStream::connect(&**path).await.map(Stream::Unix),
-            ServerAddr::Name(name) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in lookup_host(&**name).await? {
-                    match connect_tcp(address).await {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
+/// What is spoken with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge (RFC 9113, section 3.3).
+    Http2,
+    /// What the server chooses in the TLS handshake (RFC 7301); HTTP/1.1 if it chooses nothing, or without TLS.
+    Alpn,
 }
 
-async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
+/// How TLS is spoken with servers.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Roots, client certificate and sessions; which protocols are offered is set here.
+    pub client: Arc<ClientConfig>,
+    /// The name that is sent (SNI) and that certificates must have; `None`: each server's own host or IP address.
+    pub name: Option<ServerName<'static>>,
 }
 
 /// How connections to a server are made and kept.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
-    /// How long a connect may take, the look-up of a name included.
+    /// What is spoken on them.
+    pub protocol: Protocol,
+    /// `None`: they are not encrypted.
+    pub tls: Option<TlsConfig>,
+    /// Whether servers are told at the beginning of a connection whom it is for. Then each request takes a
+    /// connection of its own.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// How long a connect may take, the look-up of a name and the TLS handshake included; and how long a request
+    /// may wait for its turn when every HTTP/2 connection is full.
     pub connect_timeout: Duration,
     /// How many idle connections a worker keeps to each server.
     pub max_idle: usize,
     /// How long it keeps one that is not used. Should be less than what the server allows.
     pub idle_timeout: Duration,
+    /// How many requests one HTTP/2 connection carries at once, if the server allows as many; at least 1.
+    pub max_streams: usize,
+    /// How many HTTP/2 connections a worker has to each server; at least 1.
+    pub max_http2_connections: usize,
     /// The longest head of an answer, in bytes.
     pub max_head_bytes: usize,
     /// The most that is buffered of one body in one direction, in bytes; at least 8192.
@@ -89,9 +103,14 @@ pub struct ConnectionConfig {
 impl Default for ConnectionConfig {
     fn default() -> Self {
         ConnectionConfig {
+            protocol: Protocol::Http1,
+            tls: None,
+            proxy_protocol: None,
             connect_timeout: Duration::from_secs(5),
             max_idle: 128,
             idle_timeout: Duration::from_secs(30),
+            max_streams: 100,
+            max_http2_connections: 64,
             max_head_bytes: 64 * 1024,
             buffer_bytes: 128 * 1024,
         }
@@ -104,98 +123,108 @@ pub(crate) const MIN_BUFFER_BYTES: usize = 8192;
 /// Idle connections are looked over this many times in each `idle_timeout`.
 const SWEEPS: u32 = 4;
 
-/// One server and the idle connections to it.
+/// One server and the connections to it.
 #[derive(Debug)]
 pub(super) struct Server {
-    address: ServerAddr,
-    config: ConnectionConfig,
-    builder: Builder,
-    /// The one that was used last is on top: it is the likeliest to be alive, and the others can grow old.
-    idle: RefCell<Vec<Idle>>,
-    /// Counts the sweeps: a clock that costs nothing to read.
-    sweep: Cell<u32>,
+    connector: Rc<Connector>,
+    http1: http1::Pool,
+    http2: Rc<http2::Pool>,
+    /// What is to be expected of the next connection: what the last one spoke.
+    expected: Cell<Spoken>,
+    config: Rc<ConnectionConfig>,
 }
 
+/// A connection, or a stream of one, that is in use.
 #[derive(Debug)]
-struct Idle {
-    sender: SendRequest<RequestBody>,
-    claim: Claim,
-    since_sweep: u32,
-}
-
-/// Where a request that asks for a tunnel leaves word that it wants the connection itself, once HTTP is over.
-type Claim = Rc<RefCell<Option<oneshot::Sender<TunnelStream>>>>;
-
-/// A connection that is in use.
-#[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) sender: SendRequest<RequestBody>,
-    claim: Claim,
-    claimed: Option<oneshot::Receiver<TunnelStream>>,
-    server: Rc<Server>,
+pub(super) enum Lease {
+    Http1(http1::Lease),
+    Http2(http2::Lease),
 }
 
 impl Server {
     /// Must run within a `LocalSet`, on which the sweep of idle connections then lives as long as the server.
     pub(super) fn new(address: ServerAddr, config: ConnectionConfig) -> Rc<Self> {
-        let mut builder = Builder::new();
-        builder
-            .max_header_size(config.max_head_bytes)
-            .max_buf_size(config.buffer_bytes.max(config.max_head_bytes).max(MIN_BUFFER_BYTES));
-        let period = (config.idle_timeout / SWEEPS).max(Duration::from_millis(1));
-        let server =
-            Rc::new(Server { address, config, builder, idle: RefCell::default(), sweep: Cell::new(0) });
+        let config = Rc::new(config);
+        let connector = Rc::new(Connector::new(address, &config));
+        let expected = match config.protocol {
+            Protocol::Http1 => Spoken::Http1,
+            Protocol::Alpn if config.tls.is_none() => Spoken::Http1,
+            // Connections that may be shared are made one at a time.
+            Protocol::Http2 | Protocol::Alpn => Spoken::Http2,
+        };
+        let server = Rc::new(Server {
+            http1: http1::Pool::new(&config),
+            http2: http2::Pool::new(connector.clone(), config.clone()),
+            connector,
+            expected: Cell::new(expected),
+            config,
+        });
+        let period = (server.config.idle_timeout / SWEEPS).max(Duration::from_millis(1));
         spawn_local(sweep(Rc::downgrade(&server), period));
         server
     }
 
-    /// An idle connection that was alive when this thread last looked.
-    pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
-        let mut idle = self.idle.borrow_mut();
-        loop {
-            let Idle { sender, claim, .. } = idle.pop()?;
-            // One that is not ready has been closed: it was ready when it was put here.
-            if sender.is_ready() {
-                return Some(Lease { sender, claim, claimed: None, server: self.clone() });
+    pub(super) fn address(&self) -> &ServerAddr {
+        self.connector.address()
+    }
+
+    /// A connection that was alive when this thread last looked, and that has room for a request. One that may
+    /// become a tunnel goes by HTTP/1 if the server leaves the choice.
+    pub(super) fn idle(self: &Rc<Self>, may_tunnel: bool) -> Option<Lease> {
+        if self.config.proxy_protocol.is_some() {
+            return None;
+        }
+        match self.expected(may_tunnel) {
+            Spoken::Http1 => Some(Lease::Http1(self.http1.idle(self)?)),
+            Spoken::Http2 => Some(Lease::Http2(self.http2.idle()?)),
+        }
+    }
+
+    /// A new connection, for the client whose `ends` these are; with HTTP/2 a stream of one that others may have
+    /// asked for before, unless the server is told of clients.
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        may_tunnel: bool,
+        ends: Option<Ends>,
+    ) -> Result<Lease, Error> {
+        let is_shared = self.config.proxy_protocol.is_none();
+        if is_shared && self.expected(may_tunnel) == Spoken::Http2 {
+            match self.http2.stream().await? {
+                http2::Got::Stream(lease) => return Ok(Lease::Http2(lease)),
+                http2::Got::Http1(wire) => {
+                    self.expected.set(Spoken::Http1);
+                    return self.http1.begin(wire, self).await;
+                }
+                // Somebody else has found out, and has that connection.
+                http2::Got::NotHttp2 => self.expected.set(Spoken::Http1),
+            }
+        }
+        // Boxed: the states of a handshake are large, and every request would carry room for them.
+        let connecting = Box::pin(self.connector.connect(may_tunnel, ends));
+        let (wire, spoken) = self.connector.connect_in_time(&self.config, connecting).await?;
+        match spoken {
+            Spoken::Http1 => self.http1.begin(wire, self).await,
+            Spoken::Http2 => {
+                self.expected.set(Spoken::Http2);
+                let lease = self.http2.begin(wire).await?;
+                if !is_shared {
+                    lease.retire();
+                }
+                Ok(Lease::Http2(lease))
             }
         }
     }
 
-    /// A new connection.
-    pub(super) async fn connect(self: &Rc<Self>) -> Result<Lease, Error> {
-        let stream = match timeout(self.config.connect_timeout, self.address.connect()).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return Err(Error::Unreachable(self.address.clone(), cause)),
-            Err(_) => return Err(Error::ConnectTimeout(self.address.clone())),
-        };
-        let (sender, mut connection) = self
-            .builder
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| Error::ClosedEarly(self.address.clone(), cause.into()))?;
-        let claim = Claim::default();
-        let claimed = claim.clone();
-        spawn_local(async move {
-            // Whoever waits for an answer is told; on an idle connection it is nobody's concern.
-            if let Err(error) = (&mut connection).await {
-                tracing::trace!(%error, "a connection to an upstream ended");
-                return;
-            }
-            if let Some(claimant) = claimed.take() {
-                let parts = connection.into_parts();
-                // Who has gone away since wants it no more.
-                claimant.send(TunnelStream::new(parts.io.into_inner(), parts.read_buf)).ok();
-            }
-        });
-        Ok(Lease { sender, claim, claimed: None, server: self.clone() })
+    fn expected(&self, may_tunnel: bool) -> Spoken {
+        match self.config.protocol {
+            Protocol::Alpn if may_tunnel => Spoken::Http1,
+            _ => self.expected.get(),
+        }
     }
 
     fn sweep(&self) {
-        let now = self.sweep.get().wrapping_add(1);
-        self.sweep.set(now);
-        self.idle
-            .borrow_mut()
-            .retain(|idle| !idle.sender.is_closed() && now.wrapping_sub(idle.since_sweep) <= SWEEPS);
+        self.http1.sweep();
+        self.http2.sweep();
     }
 }
 
@@ -204,35 +233,5 @@ async fn sweep(server: Weak<Server>, period: Duration) -> Option<Infallible> {
     loop {
         ticks.tick().await;
         server.upgrade()?.sweep();
-    }
-}
-
-impl Lease {
-    pub(super) fn server(&self) -> &ServerAddr {
-        &self.server.address
-    }
-
-    /// Asks for the connection itself, should the next answer on it end HTTP.
-    pub(super) fn claim(&mut self) {
-        let (sender, receiver) = oneshot::channel();
-        self.claim.replace(Some(sender));
-        self.claimed = Some(receiver);
-    }
-
-    /// The connection that was claimed. `None` if it broke as it was to be handed over.
-    pub(super) async fn into_tunnel(self) -> Option<TunnelStream> {
-        // It is handed over once hyper has nothing left to do, which the answer that ended HTTP made so.
-        self.claimed?.await.ok()
-    }
-
-    /// Keeps the connection for the next request, if it can take one.
-    pub(super) fn give_back(self) {
-        let mut idle = self.server.idle.borrow_mut();
-        // Not ready: it closes after this answer, or the request is still being sent to a server that has
-        // answered already.
-        if self.sender.is_ready() && idle.len() < self.server.config.max_idle {
-            self.claim.take();
-            idle.push(Idle { sender: self.sender, claim: self.claim, since_sweep: self.server.sweep.get() });
-        }
     }
 }

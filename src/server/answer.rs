@@ -120,6 +120,7 @@ impl Flight {
         notes.had_request.set(true);
         notes.head_begun.set(false);
         notes.answer_begun.set(false);
+        notes.heads_ahead.set(notes.heads_ahead.get().saturating_sub(1));
         Flight(notes)
     }
 }

@@ -27,6 +27,7 @@ use super::Config;
 use super::answer::{Answer, answer};
 use super::rest::Rest;
 use super::stream::{Downstream, Noted, Notes};
+use super::strict::{Limits, Refusal, Scanner};
 use crate::proxy::{Exchange, TunnelStream};
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
@@ -40,6 +41,8 @@ pub(super) enum Outcome {
     AtRest { stream: Downstream, rest: Rest },
     /// The client speaks HTTP/2, by prior knowledge (RFC 9113, section 3.3).
     Http2 { stream: Downstream },
+    /// A request that nobody may read, and whose client has not been told anything yet.
+    Refused { stream: Downstream, refusal: Refusal },
     /// The connection carries something else from here on, to and from this server.
     Tunnel { stream: Downstream, upstream: Box<TunnelStream> },
     /// The client was too slow, and has not been told anything yet.
@@ -49,8 +52,9 @@ pub(super) enum Outcome {
     Cut { stream: Downstream, end: End, reset: bool },
 }
 
-/// What hyper recognises HTTP/2 by: the beginning of the preface (RFC 9113, section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// What HTTP/2 is recognised by: the beginning of the preface (RFC 9113, section 3.4), up to where it is no
+/// HTTP/1.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +83,8 @@ pub(super) async fn drive(
     timer: &mut Timer,
 ) -> Outcome {
     let notes = Rc::new(Notes::default());
-    let io = TokioIo::new(Noted::new(stream, notes.clone(), sniff));
+    let scanner = Scanner::new(Limits { trailer_bytes: config.max_head_bytes, trailers: config.max_headers });
+    let io = TokioIo::new(Noted::new(stream, notes.clone(), sniff, scanner));
     let service = service_fn(|request| answer(exchange, guard, &notes, request));
     let mut connection = builder.serve_connection(io, service);
     let mut watch = Watch::new(config, exchange, guard, &notes, rest);
@@ -102,6 +107,8 @@ enum Ended {
     Http(hyper::Result<()>),
     HeaderTimeout,
     Stalled,
+    /// All requests before this one have been answered.
+    Refused(Refusal),
 }
 
 struct Watch<'c> {
@@ -147,6 +154,9 @@ impl<'c> Watch<'c> {
                 return Poll::Ready(Ended::Http(result));
             }
             self.look();
+            if let Some(refusal) = self.refusal() {
+                return Poll::Ready(Ended::Refused(refusal));
+            }
             if timer.poll_until(self.deadline(), cx).is_pending() {
                 return Poll::Pending;
             }
@@ -210,6 +220,13 @@ impl<'c> Watch<'c> {
         }
     }
 
+    /// Why there will be no more requests, once every answer has been written.
+    fn refusal(&self) -> Option<Refusal> {
+        let refused = self.notes.refused.get().filter(|refused| !refused.in_body)?;
+        let answered = matches!(self.waits, Waits::Rest | Waits::Head) && self.notes.heads_ahead.get() == 0;
+        answered.then_some(refused.refusal)
+    }
+
     fn deadline(&self) -> Instant {
         match self.waits {
             Waits::Rest if self.parting => self.since + self.config.linger_timeout,
@@ -229,6 +246,17 @@ impl<'c> Watch<'c> {
             return Outcome::Tunnel { stream, upstream };
         }
         match ended {
+            Ended::Refused(_) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
+                Outcome::Http2 { stream }
+            }
+            Ended::Refused(refusal) => {
+                tracing::debug!(label = refusal.label(), "a request was refused: {refusal}");
+                Outcome::Refused { stream, refusal }
+            }
+            Ended::Http(result) if notes.refused.get().is_some_and(|refused| refused.in_body) => {
+                let cut = result.is_err_and(|error| error.is_user());
+                Outcome::Cut { stream, end: End::ProtocolError, reset: cut && notes.close_delimited.get() }
+            }
             Ended::Http(Ok(())) if !notes.peer_closed.get() => match self.parting {
                 true => {
                     stream.skip_empty_lines();
@@ -236,9 +264,6 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
-            Ended::Http(Err(_)) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
-                Outcome::Http2 { stream }
-            }
             Ended::Http(Err(_)) if notes.garbled.get() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }

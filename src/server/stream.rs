@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,9 +12,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::TunnelStream;
 use tokio_rustls::server::TlsStream;
 
+use super::strict::{Refused, Scanner};
+use crate::proxy::{Ends, TunnelStream};
 use crate::restart::Stream;
 use crate::tls::Records;
 
@@ -108,6 +110,12 @@ impl Downstream {
         }
     }
 
+    /// This end of it, and the `client` that it is for; `None` where either has no address.
+    pub(super) fn ends(&self, client: Option<SocketAddr>) -> Option<Ends> {
+        let local = socket2::SockRef::from(self).local_addr().ok()?.as_socket()?;
+        client.map(|client| Ends { client, local })
+    }
+
     /// Makes the close a reset: a client that would take a plain end for the end of the answer learns that
     /// it is not, and what it does not read does not stay in the kernel.
     pub(super) fn reset_on_close(&self, reset: bool) {
@@ -132,6 +140,10 @@ impl AsyncRead for Downstream {
             let n = this.unread.len().min(buf.remaining());
             buf.put_slice(&this.unread[..n]);
             this.unread.advance(n);
+            if this.unread.is_empty() {
+                // What is left of it would keep the buffer that it is part of.
+                this.unread = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut this.kind {
@@ -217,19 +229,24 @@ pub(super) struct Notes {
     pub(super) end_guarded: Cell<bool>,
     /// Whether hyper has flushed its buffers and is done with the stream.
     pub(super) released: Cell<bool>,
+    /// How many heads hyper has read to their end and not handed over yet.
+    pub(super) heads_ahead: Cell<u64>,
+    /// Why nothing more is read.
+    pub(super) refused: Cell<Option<Refused>>,
     /// What the connection becomes once the answer is written.
     pub(super) tunnel: RefCell<Option<Box<TunnelStream>>>,
     /// Interim answers that hyper knows nothing of, as bytes, and how many of these are written.
     pub(super) interim: RefCell<(Vec<u8>, usize)>,
 }
 
-/// A [`Downstream`] that takes notes, and that hyper cannot close: hyper's own way to give a stream back,
-/// `poll_without_shutdown`, may leave part of an answer in its buffer when the request was not read to its
-/// end. Its ordinary way flushes first.
+/// A [`Downstream`] that takes notes, lets only good requests pass, and that hyper cannot close: hyper's own way
+/// to give a stream back, `poll_without_shutdown`, may leave part of an answer in its buffer when the request was
+/// not read to its end. Its ordinary way flushes first.
 #[derive(Debug)]
 pub(super) struct Noted {
     stream: Downstream,
     notes: Rc<Notes>,
+    scanner: Scanner,
     /// What may be the beginning of the preface of HTTP/2; `None` once that is settled.
     preface: Option<Vec<u8>>,
 }
@@ -239,8 +256,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Noted {
     /// With `sniff`, the preface of HTTP/2 is held back until it is there in one piece, which is how hyper knows it.
-    pub(super) fn new(stream: Downstream, notes: Rc<Notes>, sniff: bool) -> Self {
-        Noted { stream, notes, preface: sniff.then(Vec::new) }
+    pub(super) fn new(stream: Downstream, notes: Rc<Notes>, sniff: bool, scanner: Scanner) -> Self {
+        Noted { stream, notes, scanner, preface: sniff.then(Vec::new) }
     }
 
     /// The stream, with all that hyper has not had.
@@ -279,6 +296,21 @@ impl Noted {
 
     fn note_move(&self) {
         self.notes.moves.set(self.notes.moves.get() + 1);
+    }
+
+    /// Judges what has been read behind `before`, and puts back what is refused. A tunnel may want it.
+    fn judge(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let read = &buf.filled()[before..];
+        if !self.notes.in_flight.get() && self.notes.heads_ahead.get() == 0 {
+            self.scanner.answered();
+        }
+        let scanned = self.scanner.scan(read);
+        self.notes.heads_ahead.set(self.notes.heads_ahead.get() + scanned.heads);
+        if scanned.refused.is_some() {
+            self.notes.refused.set(scanned.refused);
+            self.stream.put_back(Bytes::copy_from_slice(&read[scanned.passed..]));
+            buf.set_filled(before + scanned.passed);
+        }
     }
 
     /// While an answer is written whose end is the connection's, whatever else ends the connection, be it the
@@ -336,6 +368,9 @@ impl Noted {
 impl AsyncRead for Noted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(refused) = this.notes.refused.get() {
+            return refuse(refused);
+        }
         let (before, below) = (buf.filled().len(), this.stream.moves_below());
         let result = match this.preface {
             None => Pin::new(&mut this.stream).poll_read(cx, buf),
@@ -347,6 +382,12 @@ impl AsyncRead for Noted {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.note_move();
                 this.notes.head_begun.set(true);
+                this.judge(buf, before);
+                if let Some(refused) = this.notes.refused.get()
+                    && buf.filled().len() == before
+                {
+                    return refuse(refused);
+                }
             }
             Poll::Ready(ended) => {
                 let garbled = |error: &io::Error| error.kind() == io::ErrorKind::InvalidData;
@@ -357,6 +398,15 @@ impl AsyncRead for Noted {
             Poll::Pending => {}
         }
         result
+    }
+}
+
+/// What hyper gets in place of what is refused: the end of a body that is none; and of a head nothing, because the
+/// answers to the requests before it come first, and then the driver says what is to be said.
+fn refuse(refused: Refused) -> Poll<io::Result<()>> {
+    match refused.in_body {
+        true => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refused.refusal))),
+        false => Poll::Pending,
     }
 }
 

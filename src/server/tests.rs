@@ -10,6 +10,8 @@ mod requests;
 mod timeouts;
 mod transfers;
 mod tunnel;
+mod upstream_http2;
+mod upstream_tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -75,6 +77,16 @@ impl Setup {
         });
         edge
     }
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let reached = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, reached).await.expect("it never is so");
 }
 
 /// A server in front of one upstream.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
 };
+use rustls::{ClientConfig, RootCertStore};
 
 /// One that signs certificates.
 pub struct Authority {
@@ -53,9 +55,11 @@ impl Authority {
         &self.path
     }
 
-    /// Its certificate.
-    pub fn der(&self) -> rustls::pki_types::CertificateDer<'static> {
-        self.issuer.der().clone()
+    /// How those speak TLS who trust it, and nobody else.
+    pub fn trusting(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
     }
 
     /// A certificate for servers of these names, as `NAME.chain.pem` and `NAME.key.pem`; takes the place of

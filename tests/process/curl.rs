@@ -14,7 +14,7 @@ use super::upstream::{Upstream, settings};
 
 /// What curl writes; it must succeed.
 #[track_caller]
-fn curl(arguments: &[&str]) -> String {
+pub fn curl(arguments: &[&str]) -> String {
     let output = Command::new("curl").args(["--silent", "--show-error"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "curl {arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -6,11 +6,67 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
 use super::harness::{PATIENCE, eventually};
 
 /// One HTTP/1.1 connection.
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Transport>,
+}
+
+/// What it goes over.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Transport {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.read(into),
+            // An end without a word of TLS is an error there.
+            Transport::Tls(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.write(bytes),
+            Transport::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Transport::Plain(stream) => stream.flush(),
+            Transport::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+/// Where a client goes, and how.
+#[derive(Clone)]
+pub struct Target {
+    address: SocketAddr,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Target {
+        Target { address, tls: None }
+    }
+}
+
+impl Target {
+    /// By TLS to the server of this name.
+    pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Target {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        Target { address, tls: Some((config.clone(), name)) }
+    }
 }
 
 /// One answer.
@@ -39,15 +95,42 @@ impl Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> std::io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Client::to(&address.into())
+    }
+
+    pub fn to(target: &Target) -> std::io::Result<Client> {
+        let Target { address, tls } = target;
+        let stream = TcpStream::connect_timeout(address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream: BufReader::with_capacity(64 * 1024, stream) })
+        let transport = match tls {
+            None => Transport::Plain(stream),
+            Some((config, name)) => {
+                let session =
+                    ClientConnection::new(config.clone(), name.clone()).map_err(std::io::Error::other)?;
+                let mut stream = StreamOwned::new(session, stream);
+                // The handshake.
+                stream.flush()?;
+                Transport::Tls(Box::new(stream))
+            }
+        };
+        Ok(Client { stream: BufReader::with_capacity(64 * 1024, transport) })
     }
 
     pub fn stream(&self) -> &TcpStream {
-        self.stream.get_ref()
+        match self.stream.get_ref() {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref(),
+        }
+    }
+
+    /// What TLS has agreed on.
+    pub fn session(&self) -> &ClientConnection {
+        match self.stream.get_ref() {
+            Transport::Plain(_) => panic!("no TLS"),
+            Transport::Tls(stream) => &stream.conn,
+        }
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -177,10 +260,15 @@ impl Traffic {
 
     /// So many of each.
     pub fn with(address: SocketAddr, keep_alive: usize, churning: usize) -> Traffic {
+        Traffic::to(&address.into(), keep_alive, churning)
+    }
+
+    /// So many of each, to there.
+    pub fn to(target: &Target, keep_alive: usize, churning: usize) -> Traffic {
         let shared = Arc::new(Shared::default());
         let threads = (0..keep_alive + churning).map(|i| {
-            let shared = shared.clone();
-            std::thread::spawn(move || shared.run(address, i < keep_alive))
+            let (shared, target) = (shared.clone(), target.clone());
+            std::thread::spawn(move || shared.run(&target, i < keep_alive))
         });
         let traffic = Traffic { threads: threads.collect(), shared };
         traffic.flows();
@@ -218,12 +306,12 @@ impl Traffic {
 }
 
 impl Shared {
-    fn run(&self, address: SocketAddr, keep: bool) -> Vec<String> {
+    fn run(&self, target: &Target, keep: bool) -> Vec<String> {
         let mut failures = Vec::new();
         let mut kept: Option<Client> = None;
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 10 {
             let fresh = kept.is_none();
-            let result = kept.take().map_or_else(|| Client::connect(address), Ok).and_then(|mut client| {
+            let result = kept.take().map_or_else(|| Client::to(target), Ok).and_then(|mut client| {
                 let response = client.get("/bytes?n=1000")?;
                 Ok((client, response))
             });

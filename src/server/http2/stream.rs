@@ -205,7 +205,7 @@ fn break_off(broken: &Broken, respond: &Responder) {
         Broken::Body(error) => {
             let cause = std::error::Error::source(error).map(tracing::field::display);
             tracing::warn!(cause, "an answer was broken off: {error}");
-            Reason::INTERNAL_ERROR
+            error.reason()
         }
         Broken::Refused(error) => {
             tracing::warn!(%error, "an answer cannot be sent by HTTP/2");

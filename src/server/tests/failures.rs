@@ -90,6 +90,11 @@ fn upstreams_that_do_not_answer_right() {
             ("HTTP/1.1 200 OK\r\nContent-Le", "closed the connection before it answered"),
             ("SSH-2.0-OpenSSH_9.9\r\n\r\n", "malformed answer"),
             ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "malformed answer"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "malformed answer"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nxx", "malformed answer"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "malformed answer"),
+            ("HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 0\r\n\r\n", "malformed answer"),
+            ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n", "malformed answer"),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "malformed answer"),
             ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "malformed answer"),
         ] {
@@ -260,5 +265,35 @@ fn a_client_that_ends_its_side_before_the_answer_has_gone_away() {
         timeout(LONG, closed.recv()).await.unwrap().unwrap();
         assert_eq!(client.rest().await, "");
         assert_eq!(edge.ends().await, [(End::PeerAborted, 1)]);
+    });
+}
+
+/// An answer that is framed wrong is cut, and its connection is not used again.
+#[test]
+fn bad_chunks_of_an_upstream() {
+    run(async {
+        for bad in ["0x2\r\nok\r\n0\r\n\r\n", "2\r\nokX\r\n0\r\n\r\n", "2;a\nb\r\nok\r\n0\r\n\r\n"] {
+            let (sender, mut connections) = mpsc::unbounded_channel();
+            let address = upstream(move |mut peer| {
+                sender.send(()).ok();
+                async move {
+                    while !peer.buffer.is_empty() || peer.more().await {
+                        peer.message().await;
+                        peer.send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{bad}"))
+                            .await;
+                    }
+                }
+            })
+            .await;
+            let edge = edge(address).await;
+            for _ in 0..2 {
+                let mut client = edge.connect().await;
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                let answer = client.rest().await;
+                assert!(!answer.ends_with("0\r\n\r\n"), "{bad:?}: {answer}");
+                connections.recv().await.unwrap();
+            }
+            assert_eq!(edge.ends().await, [(End::Aborted, 2)], "{bad:?}");
+        }
     });
 }

@@ -1,6 +1,7 @@
 //! The PROXY protocol, from a load balancer that is this host.
 
 use super::*;
+use crate::proxy::ProxyVersion;
 use crate::server::{HANDSHAKE, ListenerConfig, ProxyProtocol};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -117,5 +118,42 @@ fn where_it_is_required_the_rest_is_shut_out() {
         assert_eq!(ends, expected);
         requests.try_recv().unwrap_err();
         others.try_recv().unwrap_err();
+    });
+}
+
+/// Every connection to a server is for one client, and says for which.
+#[test]
+fn servers_are_told_whom_a_connection_is_for() {
+    run(async {
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let sender = sender.clone();
+            async move {
+                let line = peer.until("\r\n").await;
+                peer.message().await;
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                sender.send((line, peer.rest().await)).unwrap();
+            }
+        })
+        .await;
+        let mut setup = Setup::new(&[address]);
+        setup.proxy.connections.proxy_protocol = Some(ProxyVersion::V1);
+        let proxy_protocol = ProxyProtocol::Optional(networks("127.0.0.0/8"));
+        let listener = ListenerConfig { proxy_protocol, ..ListenerConfig::default() };
+        setup.server.listeners.insert("test".into(), listener);
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        let own = client.stream.local_addr().unwrap().port();
+        for _ in 0..2 {
+            client.get("/").await.expect("200 OK");
+            let (line, rest) = lines.recv().await.unwrap();
+            assert_eq!(line, format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own} {}\r\n", edge.address.port()));
+            assert_eq!(rest, "", "one request, and the connection ends");
+        }
+        let mut other = edge.connect().await;
+        other.send(&format!("{LINE}{GET}")).await;
+        other.message().await.expect("200 OK");
+        let (line, _) = lines.recv().await.unwrap();
+        assert_eq!(line, format!("PROXY TCP4 192.0.2.7 127.0.0.1 5 {}\r\n", edge.address.port()));
     });
 }

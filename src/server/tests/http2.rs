@@ -2,6 +2,7 @@
 
 mod drain;
 mod floods;
+mod malformed;
 mod requests;
 mod slow;
 

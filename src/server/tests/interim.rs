@@ -161,3 +161,26 @@ fn an_upstream_that_breaks_while_a_body_is_held_back() {
         assert_eq!(client.rest().await, "");
     });
 }
+
+/// Such as an echo: its answer's body is what it reads.
+#[test]
+fn an_upstream_that_answers_before_it_reads() {
+    run(async {
+        let address = upstream(|mut peer| async move {
+            for _ in 0..2 {
+                peer.head().await;
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await;
+                let body = peer.bytes(4).await;
+                peer.send(std::str::from_utf8(&body).unwrap()).await;
+            }
+        })
+        .await;
+        let mut client = edge(address).await.connect().await;
+        for _ in 0..2 {
+            client.send(PUT).await;
+            assert_eq!(client.head().await.head, "HTTP/1.1 100 Continue\r\n\r\n");
+            client.send("body").await;
+            assert_eq!(client.message().await.expect("HTTP/1.1 200 OK\r\n").text(), "body");
+        }
+    });
+}

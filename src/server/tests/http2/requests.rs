@@ -339,105 +339,112 @@ fn an_answer_before_the_end_of_the_request() {
     });
 }
 
-/// What HTTP/2's frames can say and HTTP/1's lines cannot never reaches the upstream.
+/// What a gRPC call may have: metadata of 16 KiB either way, and an answer that is nothing but trailers.
 #[test]
-fn malformed_requests_go_nowhere() {
+fn grpc_passes_untouched() {
+    run(async {
+        let metadata = "m".repeat(16 * 1024);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 5\r\nx-meta: {metadata}\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        let (address, mut requests) = recorder_with(answer.leak()).await;
+        let edge = edge(address).await;
+        let mut client = edge.h2().await;
+        let request = Request::post("http://test/pkg.Service/Method")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", "100m")
+            .header("x-meta", &metadata)
+            .body(())
+            .unwrap();
+        let (response, mut sending) = client.begin(request, false).await;
+        sending.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), true).unwrap();
+        let response = timeout(LONG, response).await.unwrap().unwrap();
+        // Headers that end the stream: there is no DATA.
+        assert!(response.body().is_end_stream());
+        assert_eq!(response.headers()["grpc-status"], "5");
+        assert_eq!(response.headers()["x-meta"].len(), metadata.len());
+        let request = requests.recv().await.unwrap();
+        request.expect("POST /pkg.Service/Method HTTP/1.1\r\n").expect("grpc-timeout: 100m\r\n");
+        request.expect("te: trailers\r\n").expect(&metadata);
+        assert_eq!(request.body, b"\0\0\0\0\x02hi");
+    });
+}
+
+/// In HTTP/2 "/" and "*" are two targets; an absolute target of HTTP/1 without a path means the latter.
+#[test]
+fn options_of_the_server_and_of_its_root() {
     run(async {
         let (address, mut requests) = recorder().await;
         let edge = edge(address).await;
-        let get = |changes: &[(usize, (&'static str, &'static str))]| {
-            let mut fields = GET.to_vec();
-            for (at, field) in changes {
-                if *at < fields.len() { fields[*at] = *field } else { fields.push(*field) }
-            }
-            fields
-        };
-        let mut without_path = GET.to_vec();
-        without_path.remove(2);
-        let late = usize::MAX;
-        let table = [
-            without_path,
-            get(&[(2, (":path", ""))]),
-            get(&[(2, (":path", "a"))]),
-            get(&[(2, (":path", "*"))]),
-            get(&[(2, (":path", "/a b"))]),
-            get(&[(2, (":path", "/ HTTP/1.1\r\nX: y"))]),
-            get(&[(2, (":path", "/\0"))]),
-            get(&[(0, (":method", "GE T"))]),
-            get(&[(0, (":method", "GET / HTTP/1.1\r\nX: y\r\n\r\nGET"))]),
-            get(&[(3, (":authority", "a b"))]),
-            get(&[(3, (":authority", "a\r\nx: y"))]),
-            get(&[(3, (":authority", "user@test"))]),
-            get(&[(late, ("host", "other"))]),
-            get(&[(late, ("host", "test")), (late, ("host", "test"))]),
-            get(&[(late, ("connection", "close"))]),
-            get(&[(late, ("transfer-encoding", "chunked"))]),
-            get(&[(late, ("upgrade", "h2c"))]),
-            get(&[(late, ("keep-alive", "1"))]),
-            get(&[(late, ("te", "gzip"))]),
-            get(&[(late, ("X-Upper", "1"))]),
-            get(&[(late, ("x y", "1"))]),
-            get(&[(late, ("x\r\ny", "1"))]),
-            get(&[(late, ("", "1"))]),
-            get(&[(late, ("x", "1\r\ny: 2"))]),
-            get(&[(late, ("x", "1\n"))]),
-            get(&[(late, ("x", "\0"))]),
-            get(&[(late, ("x", " 1"))]),
-            get(&[(late, ("x", "1\t"))]),
-            get(&[(late, ("content-length", "1"))]),
-            get(&[(late, ("content-length", ""))]),
-            get(&[(late, ("content-length", "+0"))]),
-            get(&[(late, ("content-length", "0")), (late, ("content-length", "1"))]),
-            get(&[(late, (":path", "/again"))]),
-            get(&[(late, ("x", "1")), (late, (":path", "/late"))]),
-            get(&[(late, (":status", "200"))]),
-            get(&[(late, (":unknown", "1"))]),
-            get(&[(late, (":protocol", "websocket"))]),
-        ];
-        for fields in table {
-            let mut client = edge.connect().await;
-            client.open_h2().await;
-            client.send_bytes(&frame(1, 5, 1, &block(&fields))).await;
-            // A good one behind it shows whether the connection lives, and that nothing else came before it.
-            client.send_bytes(&frame(1, 5, 3, &block(&GET))).await;
-            while let Some(frame) = client.frame().await {
-                match frame {
-                    // Of all that can be said of the first stream, only this would be no refusal: the recorder's
-                    // answer.
-                    frame if frame.kind == 0 && frame.payload == b"ok" => {
-                        assert_eq!(frame.stream, 3, "{fields:?}");
-                        requests.recv().await.unwrap().expect("GET / HTTP/1.1\r\nhost: test\r\n");
-                        break;
-                    }
-                    frame if frame.kind == RST_STREAM => assert_eq!(frame.payload[3], 1, "{fields:?}"),
-                    _ => {}
-                }
-            }
-            requests.try_recv().unwrap_err();
+        let mut client = edge.connect().await;
+        client.open_h2().await;
+        for (stream, path) in [(1, "/"), (3, "*")] {
+            let fields =
+                [(":method", "OPTIONS"), (":scheme", "http"), (":path", path), (":authority", "test")];
+            client.send_bytes(&frame(1, 5, stream, &block(&fields))).await;
+            client.frame_of(0).await;
+            requests.recv().await.unwrap().expect(&format!("OPTIONS {path} HTTP/1.1\r\nhost: test\r\n"));
         }
     });
 }
 
 #[test]
-fn heads_that_are_too_large() {
+fn interim_answers_come_before_the_answer() {
     run(async {
-        let (address, mut requests) = recorder().await;
-        let mut setup = Setup::new(&[address]);
-        setup.server.max_head_bytes = 8 * 1024;
-        let edge = setup.start().await;
+        let (address, _requests) = recorder_with(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
+             HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
+        let edge = edge(address).await;
         let mut client = edge.h2().await;
-        let mut many = get("/");
-        for n in 0..120 {
-            many.headers_mut().append("x", n.into());
+        for _ in 0..2 {
+            let (mut response, _) = client.begin(get("/"), true).await;
+            for link in ["</a>", "</b>"] {
+                let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
+                let interim = timeout(LONG, interim).await.unwrap().unwrap().unwrap();
+                assert_eq!(
+                    (interim.status().as_u16(), &interim.headers()["link"]),
+                    (103, &link.parse().unwrap())
+                );
+                assert!(!interim.headers().contains_key("x-hop"));
+            }
+            assert_eq!(whole(response).await.unwrap().body, b"ok");
         }
-        let long = Request::get("http://test/").header("x", "x".repeat(10_000)).body(()).unwrap();
-        for request in [many, long] {
-            let (response, _) = client.begin(request, true).await;
-            let status = timeout(LONG, response).await.unwrap().map(|response| response.status().as_u16());
-            assert_eq!(status.unwrap(), 431);
-        }
-        assert_eq!(client.get("/").await.body, b"ok");
-        requests.recv().await.unwrap();
-        requests.try_recv().unwrap_err();
+    });
+}
+
+/// The upstream does not want the body: the client is not told to send it, and that it need not.
+#[test]
+fn an_expectation_that_fails() {
+    run(async {
+        let address = upstream(|mut peer| async move {
+            peer.until("\r\n\r\n").await;
+            peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await;
+            while peer.more().await {}
+        })
+        .await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        client.open_h2().await;
+        let mut fields = GET.to_vec();
+        fields[0] = (":method", "POST");
+        fields.push(("expect", "100-continue"));
+        client.send_bytes(&frame(1, 4, 1, &block(&fields))).await;
+        let (mut heads, mut data) = (0, Vec::new());
+        let reset = loop {
+            match client.frame().await.expect("ended") {
+                frame if frame.kind == RST_STREAM => break frame,
+                frame if frame.kind == 0 => data.extend(frame.payload),
+                frame if frame.kind == 1 => heads += 1,
+                _ => {}
+            }
+        };
+        // A 100 would be another head.
+        assert_eq!((heads, data.as_slice()), (1, &b"no"[..]));
+        assert_eq!((reset.stream, reset.payload), (1, vec![0, 0, 0, 0]));
+        edge.until_h2(|status| status.active == 0).await;
     });
 }

@@ -1,0 +1,159 @@
+//! One new connection to a server: its address, the bytes that come first, TLS, and which protocol is spoken.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::stream::Wire;
+use super::{ConnectionConfig, Protocol, ServerAddr};
+use crate::proxy::error::{Error, TlsFailure};
+use crate::proxy::proxy_header::{self, Ends, ProxyVersion};
+use crate::restart::Stream;
+
+const H2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// What is spoken on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// How connections to one server are made.
+#[derive(Debug)]
+pub(super) struct Connector {
+    address: ServerAddr,
+    protocol: Protocol,
+    tls: Option<Tls>,
+    proxy_protocol: Option<ProxyVersion>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    config: Arc<ClientConfig>,
+    /// For connections that may become tunnels.
+    http1: Arc<ClientConfig>,
+    /// `None` when the server's address gives none.
+    name: Option<ServerName<'static>>,
+}
+
+impl Connector {
+    pub(super) fn new(address: ServerAddr, config: &ConnectionConfig) -> Self {
+        let protocol = config.protocol;
+        let tls = config.tls.as_ref().map(|tls| {
+            let offering = |protocols: &[&[u8]]| {
+                let mut client = ClientConfig::clone(&tls.client);
+                client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+                Arc::new(client)
+            };
+            Tls {
+                config: match protocol {
+                    Protocol::Http1 => offering(&[HTTP_1_1]),
+                    Protocol::Http2 => offering(&[H2]),
+                    Protocol::Alpn => offering(&[H2, HTTP_1_1]),
+                },
+                http1: offering(&[HTTP_1_1]),
+                name: tls.name.clone().or_else(|| name_of(&address)),
+            }
+        });
+        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol }
+    }
+
+    pub(super) fn address(&self) -> &ServerAddr {
+        &self.address
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// A connection on which nothing of a request has been sent; one that may become a tunnel speaks HTTP/1 if the
+    /// server leaves the choice.
+    pub(super) async fn connect(
+        &self,
+        may_tunnel: bool,
+        ends: Option<Ends>,
+    ) -> Result<(Wire, Spoken), Error> {
+        let unreachable = |cause| Error::Unreachable(self.address.clone(), cause);
+        let mut stream = self.address.connect().await.map_err(unreachable)?;
+        if let Some(version) = self.proxy_protocol {
+            // Before everything else, TLS too.
+            stream.write_all(&proxy_header::encode(version, ends)).await.map_err(unreachable)?;
+        }
+        let Some(tls) = &self.tls else {
+            let spoken = if self.protocol == Protocol::Http2 { Spoken::Http2 } else { Spoken::Http1 };
+            return Ok((Wire::plain(stream), spoken));
+        };
+        let failed = |failure| Error::Tls(self.address.clone(), failure);
+        let name = tls.name.clone().ok_or_else(|| failed(TlsFailure::NoName))?;
+        let config = match self.protocol {
+            Protocol::Alpn if may_tunnel => &tls.http1,
+            _ => &tls.config,
+        };
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
+        let stream = stream.map_err(|cause| failed(TlsFailure::of(cause)))?;
+        let spoken = match (self.protocol, stream.get_ref().1.alpn_protocol()) {
+            (Protocol::Http2 | Protocol::Alpn, Some(H2)) => Spoken::Http2,
+            (Protocol::Http2, _) => return Err(failed(TlsFailure::NoHttp2)),
+            _ => Spoken::Http1,
+        };
+        Ok((Wire::tls(stream), spoken))
+    }
+
+    /// The same, within the time that a connect may take.
+    pub(super) async fn connect_in_time<T>(
+        &self,
+        config: &ConnectionConfig,
+        connecting: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match timeout(config.connect_timeout, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::ConnectTimeout(self.address.clone())),
+        }
+    }
+}
+
+/// The name that a server's certificate must have if no other is set: its host, or its IP address.
+fn name_of(address: &ServerAddr) -> Option<ServerName<'static>> {
+    match address {
+        ServerAddr::Socket(address) => Some(address.ip().into()),
+        ServerAddr::Name(name) => {
+            let host = name.rsplit_once(':').map_or(&**name, |(host, _)| host);
+            ServerName::try_from(host.to_owned()).ok()
+        }
+        ServerAddr::Unix(_) => None,
+    }
+}
+
+impl ServerAddr {
+    async fn connect(&self) -> io::Result<Stream> {
+        match self {
+            ServerAddr::Socket(address) => connect_tcp(*address).await,
+            ServerAddr::Unix(path) => UnixStream::connect(&**path).await.map(Stream::Unix),
+            ServerAddr::Name(name) => {
+                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                for address in lookup_host(&**name).await? {
+                    match connect_tcp(address).await {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+}
+
+async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
+}

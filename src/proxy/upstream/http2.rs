@@ -1,0 +1,287 @@
+//! HTTP/2 connections: each carries many requests, and every request of a worker shares them.
+//!
+//! ```text
+//!             room: a stream of the first connection that has it
+//! request ──┤
+//!             none: wait in line ──► a connection ends a stream, says that it takes more, or is made ──► first in line
+//! ```
+//!
+//! - *First fit*: the oldest connection with room gets the stream, not the emptiest. So those that a burst has
+//!   brought fall idle and close, instead of being kept by a trickle each; and a busy one packs its frames.
+//! - One connection is made at a time, whoever waits; it counts only once the server's SETTINGS are there: before
+//!   that nobody knows how many streams it takes, or whether it speaks HTTP/2 at all.
+//! - A connection that has said GOAWAY, or has refused a stream, gets no more; its streams go on to their ends.
+
+mod connection;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{Builder, ResponseFuture};
+use http::Request;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::connect::{Connector, Spoken};
+use super::stream::Wire;
+use super::{ConnectionConfig, SWEEPS, ServerAddr};
+use crate::proxy::error::{Error, TlsFailure};
+use connection::Connection;
+
+/// How much of one answer's body may be on its way unread.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// The same for all answers of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The connections to one server.
+#[derive(Debug)]
+pub(super) struct Pool {
+    connector: Rc<Connector>,
+    config: Rc<ConnectionConfig>,
+    builder: Builder,
+    /// Oldest first; only those that take new streams.
+    connections: RefCell<Vec<Rc<Connection>>>,
+    /// Those who wait for a stream, in the order in which they came.
+    waiting: RefCell<VecDeque<oneshot::Sender<Result<Got, Error>>>>,
+    /// Whether a connection is being made.
+    connecting: Cell<bool>,
+    sweep: Cell<u32>,
+}
+
+/// What comes of asking for a stream.
+#[derive(Debug)]
+pub(super) enum Got {
+    Stream(Lease),
+    /// The server chose HTTP/1.
+    Http1(Wire),
+    /// The server chose HTTP/1 in another's connection.
+    NotHttp2,
+}
+
+/// The right to have one stream, and then that stream.
+#[derive(Debug)]
+pub(in crate::proxy) struct Lease {
+    connection: Rc<Connection>,
+    pool: Rc<Pool>,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Rc<Connector>, config: Rc<ConnectionConfig>) -> Rc<Self> {
+        let clamp = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_max_send_streams(connection::UNTOLD)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(clamp(config.max_head_bytes))
+            .max_send_buffer_size(config.buffer_bytes);
+        Rc::new(Pool {
+            connector,
+            config,
+            builder,
+            connections: RefCell::default(),
+            waiting: RefCell::default(),
+            connecting: Cell::new(false),
+            sweep: Cell::new(0),
+        })
+    }
+
+    fn address(&self) -> &ServerAddr {
+        self.connector.address()
+    }
+
+    /// A stream that can be had at once.
+    pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
+        // Nobody overtakes those who wait.
+        if self.waiting.borrow().iter().any(|waiter| !waiter.is_closed()) { None } else { self.room() }
+    }
+
+    fn room(self: &Rc<Self>) -> Option<Lease> {
+        let max = self.config.max_streams;
+        let connection =
+            self.connections.borrow().iter().find(|connection| connection.has_room(max)).cloned()?;
+        connection.open.set(connection.open.get() + 1);
+        Some(Lease { connection, pool: self.clone() })
+    }
+
+    /// Waits for a stream.
+    pub(super) async fn stream(self: &Rc<Self>) -> Result<Got, Error> {
+        if let Some(lease) = self.idle() {
+            return Ok(Got::Stream(lease));
+        }
+        let (waiter, turn) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(waiter);
+        self.connect_more();
+        match timeout(self.config.connect_timeout, turn).await {
+            Ok(Ok(got)) => got,
+            // It is the connection's own clock that has run out, or this is the last moment of it.
+            Err(_) if self.connecting.get() => Err(Error::ConnectTimeout(self.address().clone())),
+            Ok(Err(_)) | Err(_) => Err(Error::Full(self.address().clone())),
+        }
+    }
+
+    /// Gives streams to those who wait, and makes a connection if there are too few.
+    fn serve_waiting(self: &Rc<Self>) {
+        loop {
+            let mut waiting = self.waiting.borrow_mut();
+            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                waiting.pop_front();
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            let Some(lease) = self.room() else { break };
+            let waiter = waiting.pop_front();
+            // One who has gone gives the lease back, which comes here again.
+            drop(waiting);
+            if let Some(waiter) = waiter {
+                drop(waiter.send(Ok(Got::Stream(lease))));
+            }
+        }
+        self.connect_more();
+    }
+
+    /// Makes a connection, unless one is being made or there are enough.
+    fn connect_more(self: &Rc<Self>) {
+        if self.connecting.get()
+            || self.connections.borrow().len() >= self.config.max_http2_connections.max(1)
+        {
+            return;
+        }
+        self.connecting.set(true);
+        let pool = self.clone();
+        // A task of its own: the request that asked for it may go away, and others wait.
+        spawn_local(async move {
+            let made = pool.connect().await;
+            pool.connecting.set(false);
+            match made {
+                Ok(None) => pool.serve_waiting(),
+                Ok(Some(wire)) => pool.tell_http1(wire),
+                Err(error) => pool.tell_failed(error),
+            }
+        });
+    }
+
+    /// `Some` if the server chose HTTP/1.
+    async fn connect(self: &Rc<Self>) -> Result<Option<Wire>, Error> {
+        let connecting = async {
+            match self.connector.connect(false, None).await? {
+                (wire, Spoken::Http1) => Ok(Some(wire)),
+                (wire, Spoken::Http2) => Connection::begin(wire, self).await.map(|connection| {
+                    self.connections.borrow_mut().push(connection);
+                    None
+                }),
+            }
+        };
+        self.connector.connect_in_time(&self.config, connecting).await
+    }
+
+    /// A stream of a connection that was made elsewhere.
+    pub(super) async fn begin(self: &Rc<Self>, wire: Wire) -> Result<Lease, Error> {
+        let beginning = Connection::begin(wire, self);
+        let connection = self.connector.connect_in_time(&self.config, beginning).await?;
+        connection.open.set(connection.open.get() + 1);
+        self.connections.borrow_mut().push(connection.clone());
+        Ok(Lease { connection, pool: self.clone() })
+    }
+
+    /// The first in line that is still there gets the connection, and the others make their own.
+    fn tell_http1(&self, wire: Wire) {
+        let mut got = Got::Http1(wire);
+        for waiter in self.waiting.take() {
+            if let Err(Ok(back)) = waiter.send(Ok(got)) {
+                got = back;
+            } else {
+                got = Got::NotHttp2;
+            }
+        }
+    }
+
+    fn tell_failed(&self, error: Error) {
+        for waiter in self.waiting.take() {
+            // Who has gone needs no telling.
+            drop(waiter.send(Err(error.again())));
+        }
+    }
+
+    /// Gives a connection no more streams.
+    fn retire(self: &Rc<Self>, connection: &Rc<Connection>) {
+        self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+        self.serve_waiting();
+    }
+
+    pub(super) fn sweep(&self) {
+        let now = self.sweep.get().wrapping_add(1);
+        self.sweep.set(now);
+        let is_kept = |connection: &Rc<Connection>| {
+            connection.open.get() > 0 || now.wrapping_sub(connection.idle_since.get()) <= SWEEPS
+        };
+        let old: Vec<_> =
+            self.connections.borrow_mut().extract_if(.., |connection| !is_kept(connection)).collect();
+        drop(old);
+    }
+}
+
+impl Lease {
+    pub(in crate::proxy) fn server(&self) -> &ServerAddr {
+        self.pool.address()
+    }
+
+    /// Whether the server is reached by TLS.
+    pub(in crate::proxy) fn is_tls(&self) -> bool {
+        self.pool.connector.is_tls()
+    }
+
+    /// Begins the stream.
+    pub(in crate::proxy) fn send(
+        &self,
+        head: Request<()>,
+        is_whole: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.connection.send(head, is_whole)
+    }
+
+    /// A mark of what has been written so far; see [`Lease::nothing_written_since`].
+    pub(in crate::proxy) fn writes(&self) -> u64 {
+        self.connection.moved.writes.get()
+    }
+
+    /// Whether nothing at all has been written to the connection since `mark`: so nothing of a stream that was
+    /// begun then.
+    pub(in crate::proxy) fn nothing_written_since(&self, mark: u64) -> bool {
+        self.connection.moved.writes.get() == mark
+    }
+
+    /// How TLS broke, if that has ended the connection.
+    pub(in crate::proxy) fn tls_failure(&self) -> Option<TlsFailure> {
+        self.connection.moved.failure.borrow().clone()
+    }
+
+    /// Gives the connection no more streams: it has not taken this one.
+    pub(in crate::proxy) fn retire(&self) {
+        self.pool.retire(&self.connection);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let open = self.connection.open.get() - 1;
+        self.connection.open.set(open);
+        if open == 0 {
+            self.connection.idle_since.set(self.pool.sweep.get());
+            let connections = self.pool.connections.borrow();
+            let idle = connections.iter().filter(|connection| connection.open.get() == 0).count();
+            drop(connections);
+            if idle > self.pool.config.max_idle {
+                self.pool.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.connection));
+            }
+        }
+        self.pool.serve_waiting();
+    }
+}
