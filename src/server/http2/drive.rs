@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::Connection;
@@ -34,6 +35,10 @@ enum Stage {
     Leaving(End, Instant),
 }
 
+/// How long a new connection is not told to go. Its client has made it for requests that are about to come: browsers
+/// count them as failed when a GOAWAY is there before them (Chromium: ERR_CONNECTION_CLOSED, and no second attempt).
+const FIRST_MOMENT: Duration = Duration::from_secs(1);
+
 /// What a deadline is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
@@ -47,6 +52,8 @@ enum Due {
     Debt,
     /// No stream has been open for long.
     Idle,
+    /// The process drains, and the client has had its first moment.
+    Settled,
     /// It was told to go, and has not said that it heard.
     Parted,
 }
@@ -64,6 +71,8 @@ pub(super) struct Driver<'c> {
     link: Rc<Link>,
     stage: Stage,
     active: bool,
+    /// When the connection began.
+    begun: Instant,
     /// Since when streams are open, or none is.
     since: Instant,
     ended: bool,
@@ -87,6 +96,7 @@ impl<'c> Driver<'c> {
             common: Rc::new(common),
             stage: Stage::Open,
             active: false,
+            begun: Instant::now(),
             since: Instant::now(),
             ended: false,
         }
@@ -95,7 +105,7 @@ impl<'c> Driver<'c> {
     pub(super) fn poll(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Ended> {
         while self.guard.poll_changed(cx).is_ready() {}
         loop {
-            if self.guard.drain().is_some() {
+            if self.parts_at().is_some_and(|at| at <= Instant::now()) {
                 self.part();
             }
             if let Poll::Ready(end) = self.poll_streams(cx) {
@@ -169,6 +179,12 @@ impl<'c> Driver<'c> {
         }
     }
 
+    /// When the client is told of a drain.
+    fn parts_at(&self) -> Option<Instant> {
+        let drain = self.guard.drain()?;
+        Some((self.begun + FIRST_MOMENT).min(drain.idle_until).max(drain.since))
+    }
+
     fn deadline(&self) -> (Instant, Due) {
         let Config { stall_timeout, idle_timeout, http2, .. } = self.config;
         let next = match self.stage {
@@ -191,9 +207,13 @@ impl<'c> Driver<'c> {
                 Some((told + patience, Due::Parted))
             }
         };
+        let settled = match self.stage {
+            Stage::Open => self.parts_at().map(|at| (at, Due::Settled)),
+            _ => None,
+        };
         let stall = self.link.blocked_since.get().map(|since| (since + *stall_timeout, Due::Stall));
         let look_again = (Instant::now() + *stall_timeout, Due::Silence);
-        stall.into_iter().chain(next).min_by_key(|(at, _)| *at).unwrap_or(look_again)
+        stall.into_iter().chain(settled).chain(next).min_by_key(|(at, _)| *at).unwrap_or(look_again)
     }
 
     /// When the client must have acknowledged what it owes. As long as bytes come its word may be behind them, but
@@ -219,7 +239,7 @@ impl<'c> Driver<'c> {
                 let reason = if settings { Reason::SETTINGS_TIMEOUT } else { Reason::NO_ERROR };
                 self.leave(reason, End::TimedOut);
             }
-            Due::Idle => self.part(),
+            Due::Idle | Due::Settled => self.part(),
             // What has come and the runtime does not know of is served first.
             Due::Parted if self.link.has_unread() => self.stage = Stage::Parting(Instant::now()),
             Due::Parted => self.leave(Reason::NO_ERROR, End::Closed),

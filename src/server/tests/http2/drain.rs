@@ -90,7 +90,8 @@ fn a_client_that_does_not_acknowledge_is_not_waited_for() {
     });
 }
 
-/// One that has not spoken yet may still bring a request, and is told with the answer's connection.
+/// One that has not spoken yet may still bring requests, and has a moment for them before it is told to go: Chromium
+/// gave those up that were about to be sent on a connection that began with a GOAWAY.
 #[test]
 fn a_preface_that_comes_in_the_drain_is_served() {
     run(async {
@@ -105,8 +106,12 @@ fn a_preface_that_comes_in_the_drain_is_served() {
         edge.drain(Duration::from_secs(2));
         client.open_h2().await;
         client.send_bytes(&frame(1, 5, 1, &block(&GET))).await;
+        while let Some(frame) = client.frame().await
+            && frame.kind != 0
+        {
+            assert_ne!(frame.kind, GOAWAY, "it was told to go before it was answered");
+        }
         client.frame_of(GOAWAY).await;
-        assert_eq!(client.frame_of(0).await.payload, b"ok");
         drop(client);
         // Nothing that it is about to send was looked at.
         let goaway = silent.frame_of(GOAWAY).await;
