@@ -1,13 +1,13 @@
-//! **exuvia**: an edge HTTP reverse proxy whose every change (new binary, new configuration) is an *upgrade*:
-//! the running process forks and execs the program on disk, the new one takes over the listening sockets, and
+//! **exuvia**: an edge HTTP/TLS reverse proxy whose every change (new binary, configuration, certificates) is an
+//! *upgrade*: the running process forks and execs the program on disk, the new one takes over the listening sockets, and
 //! the old one finishes what it has and goes. Nobody outside notices.
 //!
 //! Without its default feature the crate is [`restart`] alone: the graceful-restart core, for any daemon.
 //!
 //! # One request
 //!
-//! `restart::accept` takes a connection → `worker` begins it → `server` speaks HTTP with the client →
-//! `proxy` turns one request into one response: headers, a connection from the pool, forward.
+//! `restart::accept` takes a connection → `worker` begins it → `server` shakes hands (PROXY, TLS) and speaks HTTP/1
+//! or HTTP/2 with the client → `proxy` turns one request into one response: headers, a connection from the pool, forward.
 //!
 //! # One upgrade
 //!
