@@ -30,6 +30,7 @@ from cpu_against_nginx import FIRST, LAST, ROOT, cpu_seconds, free_port, nginx_c
 
 CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
 LARGE = 1 << 20
+DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def certificate(folder):
@@ -111,7 +112,7 @@ level = "warn"
         conf.write_text(
             f"""global
   nbthread 1
-  maxconn 20000
+  maxconn {(DESCRIPTORS - 500) // 2}
   ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
   mode http
@@ -321,8 +322,7 @@ def main():
     names = [name for name in options.proxies if name == "exuvia" or shutil.which(name)]
     for name in set(options.proxies) - set(names):
         print(f"{name} is not installed: it is left out", file=sys.stderr)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         folder, behind = Path(folder), free_port()
