@@ -115,6 +115,11 @@ impl Proxy {
         self.tells_ends
     }
 
+    /// Whether a connection may switch to the protocol of this name, in lower case.
+    pub(crate) fn may_upgrade(&self, name: &str) -> bool {
+        self.rules.upgrades.iter().any(|allowed| allowed == name)
+    }
+
     /// The servers in the order in which this request tries them.
     fn servers(&self) -> impl Iterator<Item = &Rc<Server>> {
         let turn = self.turn.get();

@@ -150,7 +150,7 @@ impl Server {
         if config.max_headers != HYPER_MAX_HEADERS {
             builder.max_headers(config.max_headers);
         }
-        let http2 = http2::builder(&config);
+        let http2 = http2::builder(&config, &proxy);
         let clock = Rc::default();
         Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
     }

@@ -239,6 +239,7 @@ pub struct ClientBody(Source);
 enum Source {
     Http1(Incoming),
     Http2(FromHttp2),
+    Empty,
     /// It was stopped.
     Gone,
 }
@@ -259,6 +260,11 @@ impl ClientBody {
     ) -> Self {
         ClientBody(Source::Http2(FromHttp2::new(stream, length, before)))
     }
+
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        ClientBody(Source::Empty)
+    }
 }
 
 impl http_body::Body for ClientBody {
@@ -271,6 +277,7 @@ impl http_body::Body for ClientBody {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Cause::from)))
             }
             Source::Http2(stream) => stream.poll_frame(cx),
+            Source::Empty => Poll::Ready(None),
             Source::Gone => Poll::Ready(Some(Err("the answer was complete before the request".into()))),
         }
     }
@@ -279,6 +286,7 @@ impl http_body::Body for ClientBody {
         match &self.0 {
             Source::Http1(incoming) => incoming.is_end_stream(),
             Source::Http2(stream) => stream.is_end_stream(),
+            Source::Empty => true,
             Source::Gone => false,
         }
     }
@@ -287,6 +295,7 @@ impl http_body::Body for ClientBody {
         match &self.0 {
             Source::Http1(incoming) => incoming.size_hint(),
             Source::Http2(stream) => stream.size_hint(),
+            Source::Empty => SizeHint::with_exact(0),
             Source::Gone => SizeHint::default(),
         }
     }

@@ -78,7 +78,8 @@ pub(super) fn switched_to(headers: &HeaderMap) -> Option<String> {
 /// The first protocol of those that the client offers that may be passed on.
 pub(super) fn upgrade<B: Body>(request: &Request<B>, rules: &Rules) -> Option<HeaderValue> {
     let headers = request.headers();
-    let stands = request.version() == Version::HTTP_11
+    // On HTTP/2 the field is ours: it stands for an extended CONNECT.
+    let stands = matches!(request.version(), Version::HTTP_11 | Version::HTTP_2)
         && request.body().is_end_stream()
         && has_token(headers, &header::CONNECTION, "upgrade");
     let allowed = |token: &&[u8]| {

@@ -16,6 +16,7 @@ mod drive;
 mod meter;
 mod request;
 mod stream;
+mod websocket;
 mod wire;
 
 use std::future::poll_fn;
@@ -81,7 +82,7 @@ const PENDING_ERROR_RESETS: usize = 10_000;
 /// As many clients can reset in one go, before a single stream was looked at.
 const LEAST_PENDING_RESETS: usize = 20;
 
-pub(super) fn builder(config: &super::Config) -> Builder {
+pub(super) fn builder(config: &super::Config, proxy: &proxy::Proxy) -> Builder {
     let http2 = &config.http2;
     let mut builder = Builder::new();
     builder
@@ -93,6 +94,9 @@ pub(super) fn builder(config: &super::Config) -> Builder {
         .max_pending_accept_reset_streams(LEAST_PENDING_RESETS.max(http2.max_streams as usize))
         .max_local_error_reset_streams(Some(PENDING_ERROR_RESETS))
         .data_frame_budget(http2.connection_window as usize * DATA_FRAME_BUDGET_PER_WINDOW);
+    if proxy.may_upgrade(websocket::NAME) {
+        builder.enable_connect_protocol();
+    }
     builder
 }
 
@@ -117,6 +121,8 @@ impl Server {
                     link: link.clone(),
                     clock: self.clock.clone(),
                     stall_timeout: self.config.stall_timeout,
+                    tunnel_timeout: self.config.tunnel_timeout,
+                    websockets: self.proxy.may_upgrade(websocket::NAME),
                     max_headers: self.config.max_headers,
                 };
                 let mut driver = Driver::new(&self.config, connection, common, guard);

@@ -14,6 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -42,14 +43,8 @@ impl Server {
         guard.set_active(true);
         guard.switch(TUNNEL);
         let mut tunnel = Tunnel::new();
-        match poll_fn(|cx| {
-            if let Poll::Ready(end) = tunnel.poll(&mut stream, &mut upstream, cx) {
-                return Poll::Ready(end);
-            }
-            timer.poll_until(tunnel.moved + self.config.tunnel_timeout, cx).map(|()| Over::Silent)
-        })
-        .await
-        {
+        let limit = self.config.tunnel_timeout;
+        match poll_fn(|cx| tunnel.poll_until(&mut stream, &mut upstream, limit, &mut timer, cx)).await {
             // Both sides have said so, and each has heard it of the other.
             Over::Ended { by_client: true } => End::ClosedByPeer,
             Over::Ended { by_client: false } => End::Closed,
@@ -73,15 +68,16 @@ impl Server {
 
 /// How a tunnel ends.
 #[derive(Debug)]
-enum Over {
+pub(super) enum Over {
     Ended { by_client: bool },
     ClientFailed(io::Error),
     ServerFailed(io::Error),
     Silent,
 }
 
+/// The bytes under way between a client and a server.
 #[derive(Debug)]
-struct Tunnel {
+pub(super) struct Tunnel {
     up: Direction,
     down: Direction,
     /// Whether the client was the first to end.
@@ -97,9 +93,28 @@ enum Failed {
 }
 
 impl Tunnel {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (up, down) = (Direction::default(), Direction::default());
         Tunnel { up, down, ended_by_client: None, moved: Instant::now() }
+    }
+
+    /// Ready at the end, and once nothing has moved for `limit`.
+    pub(super) fn poll_until<C, S>(
+        &mut self,
+        client: &mut C,
+        server: &mut S,
+        limit: Duration,
+        timer: &mut Timer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Over>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Poll::Ready(over) = self.poll(client, server, cx) {
+            return Poll::Ready(over);
+        }
+        timer.poll_until(self.moved + limit, cx).map(|()| Over::Silent)
     }
 
     fn poll<C, S>(&mut self, client: &mut C, server: &mut S, cx: &mut Context<'_>) -> Poll<Over>

@@ -10,6 +10,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, request};
 
+use super::websocket;
+
 /// Why a request is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -20,33 +22,39 @@ pub(super) enum Refusal {
 }
 
 /// What is taken from the head beside its translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The length of the body.
     pub(super) length: Option<u64>,
     /// Whether the client waits for a 100 before it sends the body.
     pub(super) expects: bool,
     pub(super) is_head: bool,
+    /// The key of the WebSocket that is asked for (RFC 8441): no body follows, but the WebSocket.
+    pub(super) websocket: Option<HeaderValue>,
 }
 
 /// Translates the head in place: the target in origin-form, the host in `Host`, one `Cookie`.
 pub(super) fn translate(
     request: Request<RecvStream>,
     max_headers: usize,
+    websockets: bool,
 ) -> Result<(request::Parts, RecvStream, Facts), Refusal> {
     let (mut parts, stream) = request.into_parts();
-    let facts = prepare(&mut parts, max_headers)?;
+    let facts = prepare(&mut parts, max_headers, websockets)?;
     Ok((parts, stream, facts))
 }
 
-fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refusal> {
+fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> Result<Facts, Refusal> {
     if parts.headers.len() > max_headers {
         return Err(Refusal::Answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
-    if parts.extensions.get::<Protocol>().is_some() {
+    let protocol = parts.extensions.get::<Protocol>();
+    let is_websocket =
+        websockets && protocol.is_some_and(|name| name.as_str().eq_ignore_ascii_case(websocket::NAME));
+    if protocol.is_some() && !is_websocket {
         return Err(Refusal::Answer(StatusCode::NOT_IMPLEMENTED));
     }
-    if parts.method == Method::CONNECT {
+    if !is_websocket && parts.method == Method::CONNECT {
         return Err(Refusal::Answer(StatusCode::METHOD_NOT_ALLOWED));
     }
     let mut cookies = 0;
@@ -59,6 +67,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refu
     if cookies > 1 {
         join_cookies(&mut parts.headers);
     }
+    let websocket = if is_websocket { Some(websocket::ask(parts).map_err(Refusal::Answer)?) } else { None };
     let length = take_length(&mut parts.headers)?;
     take_target(parts)?;
     Ok(Facts {
@@ -68,6 +77,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize) -> Result<Facts, Refu
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
         is_head: parts.method == Method::HEAD,
+        websocket,
     })
 }
 

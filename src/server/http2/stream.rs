@@ -15,10 +15,12 @@ use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
+use super::super::tunnel::{Over, Tunnel};
 use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
+use super::websocket::{self, Duplex};
 use super::wire::Link;
-use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim};
+use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, TunnelStream};
 use crate::timer::Timer;
 
 /// What the streams of a connection have in common.
@@ -28,6 +30,9 @@ pub(super) struct Common {
     pub(super) link: Rc<Link>,
     pub(super) clock: Rc<Clock>,
     pub(super) stall_timeout: Duration,
+    pub(super) tunnel_timeout: Duration,
+    /// Whether a stream may become a WebSocket.
+    pub(super) websockets: bool,
     pub(super) max_headers: usize,
 }
 
@@ -49,15 +54,19 @@ enum Broken {
 /// Answers the request of one stream.
 pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let respond = Rc::new(RefCell::new(respond));
-    let (parts, stream, facts) = match translate(request, common.max_headers) {
+    let (parts, stream, facts) = match translate(request, common.max_headers, common.websockets) {
         Ok(translated) => translated,
         Err(refusal) => return refuse(refusal, &respond),
     };
-    let before = facts.expects.then(|| say_continue(respond.clone()));
-    let body = ClientBody::http2(stream, facts.length, before);
+    let (body, websocket) = if facts.websocket.is_some() {
+        (ClientBody::empty(), Some(stream))
+    } else {
+        let before = facts.expects.then(|| say_continue(respond.clone()));
+        (ClientBody::http2(stream, facts.length, before), None)
+    };
     let request = Request::from_parts(parts, body);
     let exchange = common.client.exchange();
-    match answer(&common, &exchange, request, &respond, facts).await {
+    match answer(&common, &exchange, request, &respond, facts, websocket).await {
         Ok(()) => {
             common.link.meter.borrow_mut().finished();
             // The client learns by a RST_STREAM(NO_ERROR) that it can stop (RFC 9113, section 8.1); h2 sends it
@@ -115,6 +124,7 @@ async fn answer(
     request: Request<ClientBody>,
     respond: &Responder,
     facts: Facts,
+    websocket: Option<RecvStream>,
 ) -> Result<(), Broken> {
     let mut upload = Upload { exchange, limit: common.stall_timeout, timer: Timer::default() };
     let answer = {
@@ -133,20 +143,20 @@ async fn answer(
     };
     let response = match answer {
         Answer::Response(response) => response,
-        // Not asked for: see `request::prepare`.
-        Answer::Tunnel(..) => return Err(Broken::Stalled),
+        Answer::Tunnel(head, upstream) => {
+            return match websocket.zip(facts.websocket) {
+                Some((stream, key)) => tunnel(common, &key, head, upstream, stream, respond).await,
+                // Not asked for: see `request::prepare`.
+                None => Err(Broken::Stalled),
+            };
+        }
     };
 
     let (parts, body) = response.into_parts();
     let bodiless = facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let ended = bodiless || body.is_end_stream();
-    let head = head(parts, &body, facts, &common.clock);
-    let sent = respond.borrow_mut().send_response(head, ended);
-    let mut sending = match sent {
-        Ok(sending) => sending,
-        Err(_) if respond.borrow_mut().poll_reset(&mut noop()).is_ready() => return Err(Broken::Gone),
-        Err(error) => return Err(Broken::Refused(error)),
-    };
+    let head = head(parts, &body, &facts, &common.clock);
+    let mut sending = begin(respond, head, ended)?;
     if ended {
         return Ok(());
     }
@@ -158,11 +168,61 @@ async fn answer(
     .await
 }
 
+fn begin(respond: &Responder, head: Response<()>, ended: bool) -> Result<SendStream<Bytes>, Broken> {
+    let mut respond = respond.borrow_mut();
+    match respond.send_response(head, ended) {
+        Ok(sending) => Ok(sending),
+        Err(_) if respond.poll_reset(&mut noop()).is_ready() => Err(Broken::Gone),
+        Err(error) => Err(Broken::Refused(error)),
+    }
+}
+
+/// Carries a WebSocket until it ends.
+async fn tunnel(
+    common: &Common,
+    key: &HeaderValue,
+    mut head: Response<()>,
+    mut upstream: TunnelStream,
+    stream: RecvStream,
+    respond: &Responder,
+) -> Result<(), Broken> {
+    let headers = head.headers_mut();
+    let is_granted = websocket::grant(key, headers);
+    if is_granted {
+        end_hop(headers);
+    } else {
+        tracing::warn!("a server switched to WebSocket, and its Sec-WebSocket-Accept is wrong");
+        headers.clear();
+    }
+    headers.entry(header::DATE).or_insert_with(|| common.clock.now());
+    *head.status_mut() = if is_granted { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+    let sending = begin(respond, head, !is_granted)?;
+    if !is_granted {
+        return Ok(());
+    }
+    let mut client = Duplex::new(stream, sending);
+    let mut tunnel = Tunnel::new();
+    let mut timer = Timer::default();
+    let over = poll_fn(|cx| {
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        tunnel.poll_until(&mut client, &mut upstream, common.tunnel_timeout, &mut timer, cx).map(Some)
+    })
+    .await;
+    match over {
+        Some(Over::Ended { .. }) => Ok(()),
+        None | Some(Over::ClientFailed(_)) => Err(Broken::Gone),
+        // What a reset of TCP is on a stream (RFC 8441, section 5).
+        Some(Over::ServerFailed(_) | Over::Silent) => Err(Broken::Stalled),
+    }
+}
+
 fn noop() -> Context<'static> {
     Context::from_waker(std::task::Waker::noop())
 }
 
-fn head(mut parts: response::Parts, body: &Body, facts: Facts, clock: &Clock) -> Response<()> {
+fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -> Response<()> {
     end_hop(&mut parts.headers);
     let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_length

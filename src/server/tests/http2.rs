@@ -5,6 +5,7 @@ mod floods;
 mod malformed;
 mod requests;
 mod slow;
+mod websocket;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
