@@ -44,7 +44,7 @@ fn base64(bytes: &[u8]) -> String {
             letters[usize::from_str_radix(&format!("{:0<6}", str::from_utf8(six).unwrap()), 2).unwrap()]
         })
         .collect();
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.push('=');
     }
     text
@@ -115,7 +115,7 @@ fn bytes_both_ways_until_the_client_ends() {
 #[test]
 fn the_server_ends_and_hears_the_client_out() {
     run(async {
-        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let (heard, mut hears) = mpsc::unbounded_channel();
         let address = upstream(move |mut peer| {
             let heard = heard.clone();
             async move {
@@ -138,7 +138,7 @@ fn the_server_ends_and_hears_the_client_out() {
 #[test]
 fn a_reset_of_one_side_reaches_the_other() {
     run(async {
-        let (over, mut is_over) = tokio::sync::mpsc::unbounded_channel();
+        let (over, mut is_over) = mpsc::unbounded_channel();
         let address = upstream(move |mut peer| {
             let over = over.clone();
             async move {
