@@ -13,8 +13,9 @@ use super::traffic::Client;
 /// request has failed. What an old process still has must be answered by it, with the word that it closes.
 #[test]
 fn a_hundred_that_wake_at_random_lose_no_request() {
-    let exuvia =
-        Exuvia::start("[restart]\nprobation = \"0s\"\n[drain]\ntimeout = \"60s\"\nidle_grace = \"20s\"\n");
+    let exuvia = Exuvia::start(
+        "[restart]\nprobation = \"0s\"\nmax_generations = 64\n[drain]\ntimeout = \"60s\"\nidle_grace = \"20s\"\n",
+    );
     let news = Arc::new(News::default());
     let address = exuvia.address();
     let clients: Vec<_> = (0..100)
@@ -23,7 +24,7 @@ fn a_hundred_that_wake_at_random_lose_no_request() {
             spawn(move || news.client(address, seed))
         })
         .collect();
-    for generation in 2..=6 {
+    for generation in 2..=21 {
         let before = news.answered.load(Ordering::Relaxed);
         eventually("the clients ask", || {
             (news.answered.load(Ordering::Relaxed) > before + 100).then_some(())

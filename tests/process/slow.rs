@@ -10,14 +10,14 @@ use super::traffic::Client;
 use super::upstream::{Pattern, Upstream};
 
 /// More than all buffers on the way can hold.
-const LENGTH: u64 = 64 << 20;
+const LENGTH: u64 = 100 << 20;
 
 /// What is let through at a time.
 const STEP: u64 = 1 << 20;
 
-const UPGRADES: u64 = 3;
+const UPGRADES: u64 = 20;
 
-const PATIENT: &str = "[restart]\nprobation = \"0s\"\n[drain]\ntimeout = \"60s\"\n";
+const PATIENT: &str = "[restart]\nprobation = \"0s\"\nmax_generations = 64\n[drain]\ntimeout = \"60s\"\n";
 
 /// Reads a step whenever it is told to, and the rest once nobody tells it any more.
 fn read_slowly(from: &mut impl Read, steps: &Receiver<()>) -> Pattern {
@@ -31,7 +31,7 @@ fn read_slowly(from: &mut impl Read, steps: &Receiver<()>) -> Pattern {
 }
 
 #[test]
-fn an_upload_and_a_download_outlive_three_upgrades() {
+fn an_upload_and_a_download_outlive_twenty_upgrades() {
     let (take, steps) = channel();
     let steps = Mutex::new(steps);
     let upstream = Upstream::start(move |mut peer| {

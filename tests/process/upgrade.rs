@@ -4,10 +4,10 @@ use super::harness::{Exuvia, Starter, eventually, is_alive};
 use super::traffic::{Client, Traffic, get};
 
 #[test]
-fn five_upgrades_under_load_fail_no_request() {
-    let exuvia = Exuvia::start("workers = 2\n[restart]\nprobation = \"0s\"\n");
+fn twenty_upgrades_under_load_fail_no_request() {
+    let exuvia = Exuvia::start("workers = 2\n[restart]\nprobation = \"0s\"\nmax_generations = 64\n");
     let traffic = Traffic::start(exuvia.address(), 8);
-    for generation in 2..=6 {
+    for generation in 2..=21 {
         exuvia.upgrade();
         assert_eq!(exuvia.generation(), generation);
         traffic.reaches(generation);
