@@ -75,6 +75,8 @@ pub(super) struct Driver<'c> {
     begun: Instant,
     /// Since when streams are open, or none is.
     since: Instant,
+    /// Until when what had begun to come at the end of the client's time is waited for.
+    late_until: Option<Instant>,
     ended: bool,
 }
 
@@ -98,6 +100,7 @@ impl<'c> Driver<'c> {
             active: false,
             begun: Instant::now(),
             since: Instant::now(),
+            late_until: None,
             ended: false,
         }
     }
@@ -175,6 +178,7 @@ impl<'c> Driver<'c> {
         if active != self.active {
             self.active = active;
             self.since = Instant::now();
+            self.late_until = None;
             self.guard.set_active(active);
         }
     }
@@ -204,7 +208,7 @@ impl<'c> Driver<'c> {
             Stage::Parting(told) => {
                 let grace = self.guard.drain().map(|drain| drain.idle_until - drain.since);
                 let patience = grace.map_or(http2.ack_timeout, |grace| grace.min(http2.ack_timeout));
-                Some((told + patience, Due::Parted))
+                Some((self.late_until.unwrap_or(told + patience), Due::Parted))
             }
         };
         let settled = match self.stage {
@@ -240,8 +244,11 @@ impl<'c> Driver<'c> {
                 self.leave(reason, End::TimedOut);
             }
             Due::Idle | Due::Settled => self.part(),
-            // What has come and the runtime does not know of is served first.
-            Due::Parted if self.link.has_unread() => self.stage = Stage::Parting(Instant::now()),
+            // What has come and the runtime does not know of is served first. It may also be half a record, of
+            // which the rest never comes: it has as long as the head of a request.
+            Due::Parted if self.late_until.is_none() && self.link.has_unread() => {
+                self.late_until = Some(Instant::now() + self.config.header_timeout);
+            }
             Due::Parted => self.leave(Reason::NO_ERROR, End::Closed),
         }
         None

@@ -168,3 +168,48 @@ fn an_idle_connection_is_told_and_closed() {
         assert_eq!(edge.h2_ends().await, [(End::ClosedByPeer, 1), (End::Closed, 1)]);
     });
 }
+
+/// What has begun to come is waited for, but a client that sent part of a TLS record and no more was waited for again
+/// and again: neither the idle timeout nor the end of a drain's grace ended its connection, and without a grace the
+/// wait was none, so that its worker span until the drain's deadline.
+#[test]
+fn half_a_record_does_not_hold_a_connection() {
+    for drains in [false, true] {
+        run(async move {
+            let (address, _requests) = recorder().await;
+            let pair = rcgen::generate_simple_self_signed(vec!["test".to_owned()]).unwrap();
+            let key = rustls::pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+            let config = rustls::ServerConfig::builder().with_no_client_auth();
+            let config = config.with_single_cert(vec![pair.cert.der().clone()], key).unwrap();
+            let tls = crate::server::TlsConfig { config: Arc::new(config), asks_clients: false };
+            let mut setup = Setup::new(&[address]);
+            let listener = ListenerConfig { http1: false, tls: Some(tls), ..ListenerConfig::default() };
+            setup.server.listeners.insert("test".into(), listener);
+            setup.server.http2.ack_timeout = SHORT;
+            setup.server.header_timeout = SHORT;
+            if !drains {
+                setup.server.idle_timeout = SHORT;
+            }
+            let edge = setup.start().await;
+
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(pair.cert.der().clone()).unwrap();
+            let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+            let stream = TcpStream::connect(edge.address).await.unwrap();
+            let name = rustls::pki_types::ServerName::try_from("test").unwrap();
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let mut client = connector.connect(name, stream).await.unwrap();
+            let opening = [PREFACE, &frame(4, 0, 0, &[]), &frame(4, 1, 0, &[])].concat();
+            client.write_all(&opening).await.unwrap();
+            edge.until_h2(|status| status.open == 1).await;
+            client.get_mut().0.write_all(&[23, 3, 3, 0]).await.unwrap();
+            if drains {
+                edge.drain(Duration::ZERO);
+            }
+            let mut said = Vec::new();
+            timeout(LONG, client.read_to_end(&mut said)).await.expect("it is never let go").unwrap();
+            drop(client);
+            assert_eq!(edge.h2_ends().await, [(End::Closed, 1)], "drains: {drains}");
+        });
+    }
+}
