@@ -99,7 +99,16 @@ impl Pool {
     /// A stream that can be had at once.
     pub(super) fn idle(self: &Rc<Self>) -> Option<Lease> {
         // Nobody overtakes those who wait.
-        if self.waiting.borrow().iter().any(|waiter| !waiter.is_closed()) { None } else { self.room() }
+        if self.is_waited_for() { None } else { self.room() }
+    }
+
+    /// Whether somebody waits. Those before him in line who have gone are forgotten.
+    fn is_waited_for(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            waiting.pop_front();
+        }
+        !waiting.is_empty()
     }
 
     fn room(self: &Rc<Self>) -> Option<Lease> {
@@ -129,17 +138,12 @@ impl Pool {
     /// Gives streams to those who wait, and makes a connection if there are too few.
     fn serve_waiting(self: &Rc<Self>) {
         loop {
-            let mut waiting = self.waiting.borrow_mut();
-            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                waiting.pop_front();
-            }
-            if waiting.is_empty() {
+            if !self.is_waited_for() {
                 return;
             }
             let Some(lease) = self.room() else { break };
-            let waiter = waiting.pop_front();
+            let waiter = self.waiting.borrow_mut().pop_front();
             // One who has gone gives the lease back, which comes here again.
-            drop(waiting);
             if let Some(waiter) = waiter {
                 drop(waiter.send(Ok(Got::Stream(lease))));
             }
@@ -283,5 +287,39 @@ impl Drop for Lease {
             }
         }
         self.pool.serve_waiting();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::TcpListener;
+    use std::task::Poll;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Requests that had given up stayed in line until a stream became free. Before a server whose streams are all
+    /// long ones they were never taken out, and each new request went past all of them.
+    #[tokio::test]
+    async fn who_has_gone_is_not_in_line() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = ServerAddr::Socket(listener.local_addr().unwrap());
+        let config =
+            ConnectionConfig { protocol: super::super::Protocol::Http2, ..ConnectionConfig::default() };
+        let local = LocalSet::new();
+        let waiting = local.run_until(async move {
+            let connector = Rc::new(Connector::new(address, &config));
+            // Nobody there says a word.
+            let pool = Pool::new(connector, Rc::new(config));
+            for _ in 0..1000 {
+                let mut stream = Box::pin(pool.stream());
+                let is_pending = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx).is_pending())).await;
+                assert!(is_pending);
+            }
+            pool.waiting.borrow().len()
+        });
+        assert_eq!(waiting.await, 1, "only the last is there, who has gone since");
     }
 }
