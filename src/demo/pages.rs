@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::time::sleep;
@@ -21,17 +22,46 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+/// The most that is read of a body that a page has no use for, in bytes.
+const MAX_UNUSED: usize = 1 << 20;
+
 pub(super) async fn answer(info: &DemoInfo, request: Request<Incoming>) -> Response<Body> {
+    if request.uri().path() == "/echo" {
+        return echo(request);
+    }
+    let (head, body) = request.into_parts();
+    let is_read = read_off(body).await;
+    let mut response = page(info, &Request::from_parts(head, ())).await;
+    if !is_read {
+        // hyper closes a connection with a body that was not read, and does not say so.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Whether the body has come to its end.
+async fn read_off(mut body: Incoming) -> bool {
+    let mut left = MAX_UNUSED;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+    }
+    true
+}
+
+async fn page(info: &DemoInfo, request: &Request<()>) -> Response<Body> {
     let parameters = Parameters(request.uri().query().unwrap_or_default());
     let answer = match request.uri().path() {
-        "/slow" => slow(info, &request, &parameters).await,
+        "/slow" => slow(info, request, &parameters).await,
         "/bytes" => {
             parameters.number("n", 1024, 0, MAX_BYTES).map(|left| respond(BINARY, Body::Bytes { left }))
         }
         "/stream" => stream(&parameters),
         "/status" => status(&parameters),
-        "/echo" => return echo(request),
-        _ => Ok(show(info, &request, "")),
+        _ => Ok(show(info, request, "")),
     };
     answer.unwrap_or_else(|problem| {
         let mut response = respond(TEXT, Body::Text(format!("400 Bad Request: {problem}\n").into()));
@@ -42,7 +72,7 @@ pub(super) async fn answer(info: &DemoInfo, request: Request<Incoming>) -> Respo
 
 async fn slow(
     info: &DemoInfo,
-    request: &Request<Incoming>,
+    request: &Request<()>,
     parameters: &Parameters<'_>,
 ) -> Result<Response<Body>, String> {
     let ms = parameters.number("ms", 1000, 0, MAX_PAUSE_MS)?;
@@ -81,7 +111,7 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
 }
 
 /// Shows the request.
-fn show(info: &DemoInfo, request: &Request<Incoming>, note: &str) -> Response<Body> {
+fn show(info: &DemoInfo, request: &Request<()>, note: &str) -> Response<Body> {
     let fields = fields(request.headers());
     let accepts = request.headers().get_all(header::ACCEPT).iter();
     let wants_json =
