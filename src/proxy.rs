@@ -21,11 +21,14 @@ mod upstream;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::Instant;
 
+#[cfg(test)]
+pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
 pub use proxy_header::{Ends, ProxyVersion};
@@ -215,6 +218,22 @@ impl Exchange {
     /// Since when that is so.
     pub(crate) fn awaited_since(&self) -> Option<Instant> {
         self.upload.awaited_since()
+    }
+
+    /// Whether there is something of a request body that nobody wants, and behind which the next request stands.
+    /// hyper closes the connection if it is not read.
+    pub(crate) fn has_leftover(&self) -> bool {
+        self.upload.has_leftover()
+    }
+
+    /// Reads that off, as far as it has come. It wakes the task for the rest.
+    pub(crate) fn read_leftover(&self, cx: &mut Context<'_>) {
+        self.upload.read_leftover(cx);
+    }
+
+    /// Gives up what has not come of it.
+    pub(crate) fn drop_leftover(&self) {
+        self.upload.drop_leftover();
     }
 
     /// Breaks the request body off: the answer is complete, and what is still to come of the request is of no use.

@@ -7,7 +7,7 @@ mod http2;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,6 +108,32 @@ pub(super) struct Upload {
     watcher: RefCell<Option<Waker>>,
     /// Whoever waits for more of the body; kept only where it can be stopped.
     reader: RefCell<Option<Waker>>,
+    /// What nobody wants of an HTTP/1 body.
+    leftover: RefCell<Option<Leftover>>,
+}
+
+/// The most of an HTTP/1 body, in bytes, that is read off after its upstream has gone away or has been given up. A
+/// client that has more to send loses its connection, which is cheaper than its body.
+pub(crate) const MAX_LEFTOVER: usize = 1 << 20;
+
+/// What is still to come of an HTTP/1 body that nobody wants: the next request stands behind it.
+#[derive(Debug)]
+struct Leftover {
+    incoming: Incoming,
+    /// How much of it may still be read, in bytes.
+    room: usize,
+}
+
+impl Leftover {
+    /// Ready when nothing more is to be read of it.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(Ok(frame)) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            let Some(room) = self.room.checked_sub(read) else { break };
+            self.room = room;
+        }
+        Poll::Ready(())
+    }
 }
 
 /// Whether a body is read, when its client waits to be told to send it (RFC 9110, section 10.1.1). It is told when
@@ -132,7 +158,26 @@ impl Upload {
             read: Cell::new(false),
             watcher: RefCell::new(None),
             reader: RefCell::new(None),
+            leftover: RefCell::new(None),
         }
+    }
+
+    /// Whether something of a body is still to be read off.
+    pub(super) fn has_leftover(&self) -> bool {
+        self.leftover.borrow().is_some()
+    }
+
+    /// Reads it off, as far as it has come.
+    pub(super) fn read_leftover(&self, cx: &mut Context<'_>) {
+        let mut leftover = self.leftover.borrow_mut();
+        if leftover.as_mut().is_some_and(|leftover| leftover.poll_end(cx).is_ready()) {
+            *leftover = None;
+        }
+    }
+
+    /// Gives up what has not come of it.
+    pub(super) fn drop_leftover(&self) {
+        self.leftover.take();
     }
 
     /// The upstream is waited for from now on.
@@ -315,12 +360,19 @@ impl RequestBody {
         upload.open.set(!incoming.is_end_stream());
         upload.gate.set(Gate::Open);
         upload.read.set(false);
+        upload.drop_leftover();
         RequestBody { incoming, upload, begun: false }
     }
 
     /// Whether all of it is still to come.
     pub(super) fn is_untouched(&self) -> bool {
         !self.begun
+    }
+
+    /// The same once more, if there is nothing in it.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let again = || RequestBody { incoming: ClientBody::empty(), upload: self.upload.clone(), begun: false };
+        self.is_end_stream().then(again)
     }
 
     /// Whether nobody wants the rest of it; else the task is woken when that is said.
@@ -389,6 +441,13 @@ impl http_body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        // A client that waits to be told to send it is not told by being read.
+        let is_wanted_by_none = !self.is_end_stream() && self.upload.gate.get() == Gate::Open;
+        if let Source::Http1(incoming) = std::mem::replace(&mut self.incoming.0, Source::Gone)
+            && is_wanted_by_none
+        {
+            self.upload.leftover.replace(Some(Leftover { incoming, room: MAX_LEFTOVER }));
+        }
         self.upload.open.set(false);
         self.upload.awaited_since.set(None);
         self.upload.wake_watcher();

@@ -1,7 +1,11 @@
 //! A request's way to a server, and its answer's way back.
 //!
-//! A request is sent again in two cases only. Nothing of it has left this process: the connection was dead. Or
-//! an HTTP/2 server has said that it has not processed it, and the client need not say anything again.
+//! A request is sent again in three cases only, and never if the client would have to say anything again:
+//!
+//! - Nothing of it has left this process: the connection was dead.
+//! - A kept HTTP/1 connection ends with it: most likely the server had closed it already. Only where it does not
+//!   matter how often the server is asked (RFC 9110, section 9.2.2), and once, on a new connection.
+//! - An HTTP/2 server has said that it has not processed it.
 
 mod http2;
 
@@ -12,6 +16,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
@@ -36,7 +41,12 @@ impl Exchange {
     ) -> Result<Answer, Error> {
         let is_1_0 = request.version() == Version::HTTP_10;
         let rules = &self.client.proxy.rules;
-        let Asked { wish, expects } = headers::prepare_request(&mut request, &self.client.forwarded, rules)?;
+        let prepared = headers::prepare_request(&mut request, &self.client.forwarded, rules);
+        if prepared.is_err() && !request.body().is_end_stream() {
+            // Nobody reads it, so nothing can follow it.
+            self.upload.hold();
+        }
+        let Asked { wish, expects } = prepared?;
         if !is_1_0 {
             // Older clients do not know of more than one answer.
             self.inbox.attach(&mut request);
@@ -109,8 +119,10 @@ impl Exchange {
         let mut last = Error::NoServer;
         let mut retries = 0;
         for server in self.client.proxy.servers() {
+            let mut may_be_kept = true;
             loop {
-                let (lease, is_fresh) = match server.idle(may_tunnel) {
+                let kept = if may_be_kept { server.idle(may_tunnel) } else { None };
+                let (lease, is_fresh) = match kept {
                     Some(lease) => (lease, false),
                     None => match server.connect(may_tunnel, self.client.ends).await {
                         Ok(lease) => (lease, true),
@@ -121,7 +133,10 @@ impl Exchange {
                     },
                 };
                 let sent = match lease {
-                    Lease::Http1(lease) => self.send_http1(lease, request, may_tunnel, interim).await?,
+                    Lease::Http1(lease) => {
+                        let again = if is_fresh { None } else { replay(&request) };
+                        self.send_http1(lease, request, again, may_tunnel, interim).await?
+                    }
                     // Boxed: HTTP/1 need not carry room for it.
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
                 };
@@ -132,6 +147,10 @@ impl Exchange {
                         if is_fresh {
                             break;
                         }
+                    }
+                    Sent::Lost(again, error) => {
+                        tracing::debug!(%error, "a request is sent again on a new connection");
+                        (request, may_be_kept) = (again, false);
                     }
                     Sent::Refused(refused, error) => {
                         if retries == MAX_RETRIES {
@@ -147,10 +166,12 @@ impl Exchange {
         Err(last)
     }
 
+    /// `again` is the request once more, where that may be sent if the connection ends.
     async fn send_http1(
         &self,
         mut lease: http1::Lease,
         request: Request<RequestBody>,
+        again: Option<Request<RequestBody>>,
         may_tunnel: bool,
         interim: &dyn Interim,
     ) -> Result<Sent, Error> {
@@ -170,9 +191,12 @@ impl Exchange {
             Err(mut failure) => {
                 let unsent = failure.take_message();
                 let error = classify(lease.server(), failure);
-                match unsent {
-                    Some(request) => Ok(Sent::Unsent(request, error)),
-                    None => Err(error),
+                match (unsent, again) {
+                    (Some(request), _) => Ok(Sent::Unsent(request, error)),
+                    (None, Some(again)) if matches!(error, Error::ClosedEarly(..)) => {
+                        Ok(Sent::Lost(again, error))
+                    }
+                    (None, _) => Err(error),
                 }
             }
         }
@@ -219,6 +243,19 @@ impl Exchange {
     }
 }
 
+/// The same request once more, if it has no body and may be repeated (RFC 9110, section 9.2.2).
+fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.method().is_idempotent() {
+        return None;
+    }
+    let mut again = Request::new(request.body().again()?);
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    again.extensions_mut().clone_from(request.extensions());
+    Some(again)
+}
+
 /// Says that nothing can follow on the client's connection.
 pub(super) fn close(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -228,6 +265,8 @@ enum Sent {
     Answered(Response<FromServer>),
     /// Nothing of it has left this process.
     Unsent(Request<RequestBody>, Error),
+    /// The connection has ended with it, and it may be sent again.
+    Lost(Request<RequestBody>, Error),
     /// The server has not processed it, and said so.
     Refused(Request<RequestBody>, Error),
 }

@@ -68,6 +68,8 @@ enum Waits {
     Client(u64),
     /// The upstream, which has clocks of its own.
     Upstream,
+    /// The client, to send what is left of a body that nobody wants.
+    Leftover,
 }
 
 /// Serves requests on `stream` until it ends or is to be given back. With `sniff`, it may turn out to speak HTTP/2.
@@ -153,6 +155,10 @@ impl<'c> Watch<'c> {
             if let Poll::Ready(result) = self.poll_http(connection, cx) {
                 return Poll::Ready(Ended::Http(result));
             }
+            if self.exchange.has_leftover() {
+                // What it takes wakes this task, so that hyper goes on.
+                self.exchange.read_leftover(cx);
+            }
             self.look();
             if let Some(refusal) = self.refusal() {
                 return Poll::Ready(Ended::Refused(refusal));
@@ -168,6 +174,8 @@ impl<'c> Watch<'c> {
                 Waits::Head => return Poll::Ready(Ended::HeaderTimeout),
                 Waits::Client(_) => return Poll::Ready(Ended::Stalled),
                 Waits::Upstream => self.since = Instant::now(),
+                // Which ends the connection.
+                Waits::Leftover => self.exchange.drop_leftover(),
             }
         }
     }
@@ -193,7 +201,8 @@ impl<'c> Watch<'c> {
     fn look(&mut self) {
         let notes = self.notes;
         let uploading = self.exchange.is_uploading();
-        if uploading {
+        let has_leftover = self.exchange.has_leftover();
+        if uploading || has_leftover {
             // What was read last is of a body.
             notes.head_begun.set(false);
         }
@@ -206,6 +215,8 @@ impl<'c> Watch<'c> {
             Waits::Client(notes.moves.get())
         } else if active {
             Waits::Upstream
+        } else if has_leftover {
+            Waits::Leftover
         } else if notes.head_begun.get() || notes.record_begun.get() {
             Waits::Head
         } else {
@@ -233,6 +244,7 @@ impl<'c> Watch<'c> {
             Waits::Rest => self.rest.deadline(self.config, self.guard).min(self.rest.fold_at()),
             Waits::Head => self.since + self.config.header_timeout,
             Waits::Client(_) => self.since + self.config.stall_timeout,
+            Waits::Leftover => self.since + self.config.linger_timeout,
             // Nobody tells this task when the upstream has taken all there is of a body and wants more.
             Waits::Upstream => self.since + self.config.stall_timeout / 4,
         }

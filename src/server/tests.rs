@@ -7,6 +7,7 @@ mod greeting;
 mod http2;
 mod interim;
 mod requests;
+mod reuse;
 mod timeouts;
 mod transfers;
 mod tunnel;
