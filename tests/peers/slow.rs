@@ -4,10 +4,10 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::spawn;
 
-use super::harness::{Exuvia, is_alive};
+use super::harness::{Exuvia, PATIENCE, is_alive};
 use super::twenty::{UPGRADES, encrypted, ends_well, plain};
 use super::upstream::{Pattern, Peer, Upstream};
 
@@ -28,8 +28,9 @@ fn read_slowly(from: &mut impl Read, steps: &Receiver<()>) -> u64 {
     pattern.total()
 }
 
-fn serve(mut peer: Peer, steps: &Mutex<Receiver<()>>) {
+fn serve(mut peer: Peer, begun: &Sender<()>, steps: &Mutex<Receiver<()>>) {
     let Some(request) = peer.request() else { return };
+    begun.send(()).unwrap();
     // A download takes no steps here; it is held back at its other end.
     if request.line.starts_with("PUT") {
         let steps = &steps.lock().unwrap();
@@ -67,7 +68,12 @@ fn curl(exuvia: &Exuvia, arguments: &[&str]) -> Child {
 fn twenty_upgrades(start: impl Fn(&str) -> (Exuvia, Vec<String>)) {
     let (take, steps) = channel();
     let steps = Mutex::new(steps);
-    let upstream = Upstream::start(move |peer| serve(peer, &steps));
+    let (sender, begun) = channel();
+    let sender = Mutex::new(sender);
+    let upstream = Upstream::start(move |peer| {
+        let begun = sender.lock().unwrap().clone();
+        serve(peer, &begun, &steps);
+    });
     let (exuvia, arguments) = start(&upstream.settings());
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let first = exuvia.pid();
@@ -85,6 +91,10 @@ fn twenty_upgrades(start: impl Fn(&str) -> (Exuvia, Vec<String>)) {
         drop(stdin);
         upload.wait_with_output().unwrap()
     });
+    // Both are the first process's, which the upgrades below would otherwise find with nothing to do.
+    for _ in 0..2 {
+        begun.recv_timeout(PATIENCE).unwrap();
+    }
     for generation in 1..=UPGRADES {
         take.send(()).unwrap();
         read.send(()).unwrap();
