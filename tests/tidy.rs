@@ -153,14 +153,14 @@ fn a_file_is_a_room() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
-    let here = Path::new("src/restart/sys.rs");
+fn unsafe_code_is_in_one_place() {
+    let here = Path::new("src/restart/sys");
     let mut wrong = Vec::new();
     for (path, text) in ["src", "examples", "loadtest"].into_iter().flat_map(files) {
         let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
         let found =
             code.filter(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe"));
-        if path != here && found.count() > 0 {
+        if !path.with_extension("").starts_with(here) && found.count() > 0 {
             wrong.push(path);
         }
     }

@@ -371,7 +371,8 @@ impl RequestBody {
 
     /// The same once more, if there is nothing in it.
     pub(super) fn again(&self) -> Option<RequestBody> {
-        let again = || RequestBody { incoming: ClientBody::empty(), upload: self.upload.clone(), begun: false };
+        let again =
+            || RequestBody { incoming: ClientBody::empty(), upload: self.upload.clone(), begun: false };
         self.is_end_stream().then(again)
     }
 

@@ -14,7 +14,10 @@ use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+mod memory;
+
 use super::error::Error;
+pub(crate) use memory::Mapping;
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 

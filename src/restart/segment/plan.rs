@@ -1,0 +1,101 @@
+//! What a segment will hold, before it exists.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::{Entry, HEADER, INCLUDES, Kind, MAGIC, MAX_SHARDS, MAX_TABLE, Owner, Series};
+
+/// The place of a series in the shards of this process's own segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub(super) u32);
+
+/// The series that a process is going to count, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    entries: Vec<Entry>,
+    known: HashMap<Series, Slot>,
+    includes: Vec<u64>,
+}
+
+/// Shards begin at a cache line of their own, so that no thread's counting slows another's.
+const LINE: usize = 8;
+
+impl Plan {
+    /// A counter. The same series again is the same place.
+    pub fn counter(&mut self, name: &str, labels: &[(&str, &str)]) -> Slot {
+        self.add(Kind::Counter, Series::new(name, labels), None)
+    }
+
+    /// A gauge; what is left in it when its process is dead is forgotten.
+    pub fn gauge(&mut self, name: &str, labels: &[(&str, &str)]) -> Slot {
+        self.add(Kind::Gauge, Series::new(name, labels), None)
+    }
+
+    /// A gauge of things that nobody ends when the process is dead; these are counted in `lost` then.
+    pub fn gauge_of_what_can_be_lost(&mut self, name: &str, labels: &[(&str, &str)], lost: Slot) -> Slot {
+        self.add(Kind::Gauge, Series::new(name, labels), Some(lost.0 as usize))
+    }
+
+    pub(crate) fn add(&mut self, kind: Kind, series: Series, lost: Option<usize>) -> Slot {
+        if let Some(slot) = self.known.get(&series) {
+            return *slot;
+        }
+        let slot = Slot(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        self.known.insert(series.clone(), slot);
+        self.entries.push(Entry { kind, series, lost });
+        slot
+    }
+
+    /// Says that the values of other segments will be in this one.
+    pub(crate) fn include(&mut self, identities: impl IntoIterator<Item = u64>) {
+        self.includes.extend(identities);
+    }
+
+    /// The words of the header and the table, and how many the whole segment has.
+    pub(super) fn lay_out(&self, owner: Owner, shards: usize) -> io::Result<(Vec<u64>, usize)> {
+        let Owner { generation, pid, started_ms } = owner;
+        let mut words = vec![0; HEADER];
+        for Entry { kind, series, lost } in &self.entries {
+            let lost = lost.map_or(0, |place| place + 1) as u64;
+            push(&mut words, kind.code(), lost, series.as_bytes());
+        }
+        for identity in &self.includes {
+            push(&mut words, INCLUDES, 0, &identity.to_ne_bytes());
+        }
+        let table = (words.len() - HEADER) as u64;
+        let capacity = self.entries.len().next_multiple_of(LINE);
+        // The values begin at a line of their own.
+        words.resize(words.len().next_multiple_of(LINE), 0);
+        let table = table.next_multiple_of(LINE as u64);
+        if table > MAX_TABLE || shards as u64 > MAX_SHARDS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is too much to be counted"));
+        }
+        words[0] = MAGIC;
+        words[1] = identity()?;
+        words[2] = u64::from(generation) | u64::from(pid) << 32;
+        words[3] = started_ms;
+        words[4] = shards as u64;
+        words[5] = capacity as u64;
+        words[6] = table;
+        let all = words.len() + shards * capacity;
+        Ok((words, all))
+    }
+}
+
+fn push(words: &mut Vec<u64>, kind: u8, lost: u64, text: &[u8]) {
+    words.push(u64::from(kind) | (text.len() as u64) << 8 | lost << 32);
+    words.extend(text.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_ne_bytes(word)
+    }));
+}
+
+/// A random number that is not zero.
+fn identity() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    while bytes == [0; 8] {
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
