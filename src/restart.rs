@@ -40,11 +40,13 @@
 
 mod accept;
 mod address;
+mod counts;
 mod driver;
 mod error;
 mod handoff;
 mod inherit;
 mod invocation;
+mod ledger;
 mod listeners;
 mod luggage;
 mod member;
@@ -62,14 +64,16 @@ mod view;
 
 pub use accept::{Accepted, Audience, Listener, Stream, unread_bytes};
 pub use address::{ListenAddr, ParseAddrError};
+pub use counts::{Counts, End, Kind, KindStatus, Kinds};
 pub use driver::{Driver, Gone, Handle, Outcome};
 pub use error::Error;
+pub use ledger::{Books, BooksViewer, Total, Totals};
 pub use listeners::{ListenOptions, Listeners};
 pub use luggage::Luggage;
 pub use member::Member;
-pub use segment::{Plan, Segment, Series, Shard, Slot};
+pub use segment::{Entry, Plan, Segment, Series, Shard, Slot};
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};
-pub use tracker::{Counts, End, Guard, Kind, KindStatus, Kinds, Tracker};
+pub use tracker::{Guard, Tracker};
 pub use view::{Drain, View, Viewer};

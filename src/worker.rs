@@ -104,7 +104,7 @@ mod tests {
         };
         let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
         let (reports, mut reported) = mpsc::unbounded_channel();
-        let counts = Counts::new(server::KINDS);
+        let counts = Counts::alone(server::KINDS, 1);
         let worker = Worker {
             config: Config {
                 server: server::Config::default(),
@@ -137,7 +137,7 @@ mod tests {
         view.send_modify(|view| view.phase = Phase::Cut);
         thread.join().unwrap();
         assert!(std::iter::from_fn(|| reported.blocking_recv()).count() > 0);
-        let status = Counts::sum(&[counts]).swap_remove(server::HTTP1.0);
+        let status = counts.by_kind().swap_remove(server::HTTP1.0);
         assert_eq!((status.began, status.open, status.active), (2, 0, 0));
         assert_eq!(status.ends, [(End::DroppedInFlight, 1), (End::DroppedIdle, 1)]);
     }

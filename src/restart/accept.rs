@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -245,7 +244,7 @@ impl Listener {
     }
 
     async fn back_off(&self, tracker: &Tracker, error: &io::Error) {
-        if tracker.counts().accept_errors.fetch_add(1, Relaxed).is_power_of_two() {
+        if tracker.accept_failed().is_power_of_two() {
             tracing::warn!(listener = %self.name, %error, "cannot accept; trying again");
         }
         sleep(BACK_OFF).await;

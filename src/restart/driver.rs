@@ -16,20 +16,23 @@ mod handle;
 
 use super::accept::Audience;
 use super::address::ListenAddr;
+use super::counts::{Columns, Counts, KindStatus};
 use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
 use super::invocation::Invocation;
+use super::ledger::{BooksViewer, Change, Ledger};
 use super::listeners::Listeners;
 use super::luggage::{Luggage, Packer};
 use super::member::{Member, Report};
 use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
+use super::segment::{Owner, Segment, Table};
 use super::spawn::{Child, ChildEvent};
 use super::startup::{Options, Predecessor, Startup, give_up};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
-use super::status::{Progress, Status};
-use super::tracker::{Counts, KindStatus};
+use super::status::{Progress, Status, unix_ms};
+
 use super::view::View;
 use handle::Command;
 pub use handle::{Gone, Handle};
@@ -88,7 +91,11 @@ pub struct Driver {
     others: Peers,
     packer: Packer,
 
-    counts: Vec<Arc<Counts>>,
+    threads: usize,
+    counts: Arc<Counts>,
+    ledger: Ledger,
+    /// What the service manager is still to be told of the segments.
+    unsettled: Change,
     reports: mpsc::UnboundedReceiver<Report>,
     quiet: HashSet<usize>,
     left: HashSet<usize>,
@@ -128,7 +135,8 @@ impl Driver {
         options: Options,
         threads: usize,
     ) -> Result<(Driver, Handle, Vec<Member>), Error> {
-        let Startup { invocation, generation, started, listeners, mut parent, .. } = startup;
+        let Startup { invocation, generation, started, listeners, mut parent, mut plan, segments, .. } =
+            startup;
         let watch = |kind| signal(kind).map_err(Error::system("handle signals"));
         let signals = Signals {
             hangup: watch(SignalKind::hangup())?,
@@ -151,11 +159,23 @@ impl Driver {
         let (view, viewer) = watch::channel(View::starting());
         let (commands_in, commands) = mpsc::channel(16);
         let (reports_in, reports) = mpsc::unbounded_channel();
-        let counts: Vec<Arc<Counts>> = (0..threads).map(|_| Counts::new(options.kinds)).collect();
-        let member = |(id, counts): (usize, &Arc<Counts>)| {
-            Member::new(id, viewer.clone(), counts.clone(), reports_in.clone())
-        };
-        let members = counts.iter().enumerate().map(member).collect();
+        let columns = Columns::plan(&mut plan, options.kinds);
+        let owner = Owner { generation, pid: std::process::id(), started_ms: unix_ms(started) };
+        // One shard more than there are threads that serve: the driver's.
+        let segment = Segment::create(&plan, owner, threads + 1);
+        let segment = segment.map_err(Error::system("make the memory for the counters"))?;
+        let counts = Counts::new(columns, segment.clone());
+        let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
+        let members = (0..threads).map(member).collect();
+        let ledger = Ledger::new(segment);
+        let mut unsettled = Change { added: vec![counts.segment().clone()], removed: Vec::new() };
+        for segment in segments {
+            unsettled.extend(ledger.adopt(segment));
+        }
+        let parent_generation = parent.as_ref().map(|parent| parent.introduction.generation);
+        let is_alive =
+            |table: &Table| parent_generation == Some(table.generation) || others.has(table.generation);
+        unsettled.extend(ledger.close(|table| !is_alive(table)));
         let program = match &options.executable {
             Some(program) => invocation.absolute(program),
             None => invocation.executable.clone(),
@@ -182,7 +202,10 @@ impl Driver {
             child_ready: None,
             others,
             packer: Packer::default(),
+            threads,
             counts,
+            ledger,
+            unsettled,
             reports,
             quiet: HashSet::new(),
             left: HashSet::new(),
@@ -213,6 +236,11 @@ impl Driver {
         self.packer = Packer(Box::new(pack));
     }
 
+    /// All that is counted, by this process and every other, alive or dead.
+    pub fn books(&self) -> BooksViewer {
+        self.ledger.viewer()
+    }
+
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.
     pub fn fail(self, failure: Failure) {
         give_up(&self.listeners, self.predecessor.as_ref(), failure);
@@ -229,6 +257,8 @@ impl Driver {
             self.handle(happening);
         }
         self.finish();
+        // It ends with the process: whoever sees its end takes what is counted here for the last word.
+        std::mem::forget(self.superior.take());
         self.outcome
     }
 
@@ -282,7 +312,7 @@ impl Driver {
             Happening::Stop(how) => (Some(Event::StopAsked(how)), Asker::Nobody),
             Happening::TimedOut(timer) => {
                 // What the child said in time counts first; a timer that still stands then runs out again.
-                if let Some(word) = self.child.as_ref().and_then(|child| child.channel.unread()) {
+                if let Some(word) = self.child.as_mut().and_then(Child::unread) {
                     return self.handle(Happening::Child(ChildEvent::Said(word)));
                 }
                 self.timer = None;
@@ -305,6 +335,12 @@ impl Driver {
     }
 
     fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
+        if let ChildEvent::Said(Message::Ready(_)) = &event
+            && let Some(segment) = self.child.as_mut().and_then(|child| child.segment.take())
+        {
+            let change = self.ledger.adopt(segment);
+            self.settle(change);
+        }
         let child = self.child.as_ref()?;
         Some(match event {
             ChildEvent::ExecFailed(failure) => Event::SpawnFailed(failure),
@@ -338,6 +374,9 @@ impl Driver {
         match message {
             None => {
                 self.superior = None;
+                if let Some(parent) = &self.predecessor {
+                    self.close_books(parent.introduction.generation);
+                }
                 Some(Event::ParentGone)
             }
             Some(Ok(Message::Commit)) => Some(Event::ParentCommits),
@@ -362,6 +401,7 @@ impl Driver {
             None => {
                 tracing::info!(generation, "a generation that drained is gone");
                 self.others.remove(generation);
+                self.close_books(generation);
                 event = self.drained();
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
@@ -400,7 +440,7 @@ impl Driver {
     /// An owner that stops is the last to go: a service manager kills what is left when its main process has
     /// ended, whatever requests that still has.
     fn drained(&self) -> Option<Event> {
-        let quiet = (0..self.counts.len()).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
+        let quiet = (0..self.threads).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
         let alone = !self.owner || self.others.len() == 0;
         (quiet && alone).then_some(Event::Drained)
     }
@@ -447,7 +487,7 @@ impl Driver {
         if let Some(path) = self.options.pid_file.as_ref().filter(|_| self.owner) {
             pidfile::remove(path);
         }
-        for KindStatus { kind, began, ends, .. } in Counts::sum(&self.counts) {
+        for KindStatus { kind, began, ends, .. } in self.counts.by_kind() {
             let ends: Vec<String> =
                 ends.iter().map(|(end, count)| format!("{}={count}", end.as_str())).collect();
             tracing::info!(generation = self.generation, %kind, began, ends = %ends.join(" "), "connections");

@@ -22,11 +22,11 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
+use super::counts::KindStatus;
 use super::error::Error;
 use super::luggage::Luggage;
 use super::state::{Failure, Phase, Stop};
 use super::sys;
-use super::tracker::KindStatus;
 
 /// The version of the protocol.
 pub(crate) const VERSION: u32 = 1;
@@ -46,7 +46,7 @@ pub(crate) enum Message {
     /// which it reads the child's, the parent's pidfd, and for each entry of `others` its channel and its
     /// pidfd.
     Offer(Box<Offer>),
-    /// Child → parent: it accepts.
+    /// Child → parent: it accepts. With it goes the memory of its counters.
     Ready(Ready),
     /// Child → parent: it cannot go on.
     Failed(Failure),
@@ -288,9 +288,8 @@ impl Channel {
     }
 
     /// What has been said and not been read yet, without waiting.
-    pub(crate) fn unread(&self) -> Option<Message> {
-        let (message, _) = self.end().try_receive().ok()??.ok()?;
-        Some(message)
+    pub(crate) fn unread(&self) -> Option<Packet> {
+        self.end().try_receive().ok()??.ok()
     }
 
     /// Whether the other side is gone and nothing that it said is left to be read.
@@ -359,7 +358,7 @@ mod tests {
         ours.end().send(&Message::Rollback, &[]).unwrap();
         drop(theirs);
         assert!(!ours.is_at_end());
-        assert_eq!(ours.unread(), Some(Message::Owner));
+        assert_eq!(ours.unread().map(|(message, _)| message), Some(Message::Owner));
         assert!(!ours.is_at_end(), "a copy is open");
         drop(copy);
         assert!(ours.is_at_end());

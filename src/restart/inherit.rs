@@ -3,7 +3,7 @@
 //! `LISTEN_FDS` tells how many descriptors there are from 3 up, `LISTEN_FDNAMES` their names, separated by
 //! colons, and `LISTEN_PID` whom they are meant for (sd_listen_fds(3)). It serves socket activation,
 //! systemd's descriptor store, and an upgrade, in which the old process plays systemd's part and adds one
-//! descriptor named [`HANDOFF`].
+//! descriptor named [`HANDOFF`]. Counters of other generations come the same way, by [`SEGMENT`].
 
 use std::env;
 use std::ffi::{CStr, OsString};
@@ -21,10 +21,15 @@ const VARIABLES: [&CStr; 4] = [c"LISTEN_PID", c"LISTEN_FDS", c"LISTEN_FDNAMES", 
 /// The most descriptors that are taken; what says more is no honest `LISTEN_FDS`.
 pub(crate) const MAX_FDS: RawFd = 4096;
 
+/// The beginning of the names of descriptors that stand for counters; a descriptor store wants to tell them apart.
+pub(crate) const SEGMENT: &str = "exuvia-segment";
+
 /// What was passed to this process.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     pub(crate) sockets: Vec<InheritedSocket>,
+    /// The counters of other generations.
+    pub(crate) segments: Vec<OwnedFd>,
     /// The channel to the parent, in an upgrade.
     pub(crate) handoff: Option<OwnedFd>,
 }
@@ -55,6 +60,10 @@ pub(crate) fn take() -> Result<Inherited, Error> {
     for (name, descriptor) in names.into_iter().zip(descriptors) {
         if name == HANDOFF {
             inherited.handoff = Some(descriptor);
+            continue;
+        }
+        if name.starts_with(SEGMENT) {
+            inherited.segments.push(descriptor);
             continue;
         }
         let address = inspect(&descriptor)

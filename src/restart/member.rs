@@ -8,8 +8,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::accept::{Accepted, Audience, Listener};
+use super::counts::Counts;
+use super::segment::{Seat, Shard};
 use super::state::Phase;
-use super::tracker::{Counts, Tracker};
+use super::tracker::Tracker;
 use super::view::Viewer;
 
 /// What a worker tells the control thread.
@@ -29,6 +31,7 @@ pub struct Member {
     id: usize,
     viewer: Viewer,
     counts: Arc<Counts>,
+    seat: Seat,
     reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -39,12 +42,19 @@ impl Member {
         counts: Arc<Counts>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
-        Member { id, viewer, counts, reports }
+        let seat = counts.seat(id);
+        Member { id, viewer, counts, seat, reports }
     }
 
     /// The tracker for this thread's connections.
     pub fn tracker(&self) -> Tracker {
-        Tracker::new(self.counts.clone())
+        Tracker::new(self.counts.clone(), self.shard())
+    }
+
+    /// Where this thread counts what was planned in [`Startup::plan`](super::Startup::plan). Only of use on the
+    /// thread that serves.
+    pub fn shard(&self) -> Shard {
+        self.seat.take()
     }
 
     /// Accepts on `listeners` whenever the phase allows, while fewer than `limit` connections are open,

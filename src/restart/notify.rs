@@ -2,13 +2,18 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
+
+use super::inherit::SEGMENT;
+use super::segment::Segment;
 
 /// How long a word waits for room in the service manager's queue.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -66,12 +71,45 @@ impl Notifier {
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\nSTATUS={status}", drain.as_micros()));
     }
 
+    /// Has the manager keep a segment, and give it to the process that it starts after a crash. It does so only
+    /// where the unit has a `FileDescriptorStoreMax=`.
+    pub(crate) fn store(&self, segment: &Segment) {
+        let name = name(segment.table().identity);
+        self.send_with(&format!("FDSTORE=1\nFDNAME={name}"), Some(segment));
+    }
+
+    /// The manager need not keep that one any more.
+    pub(crate) fn unstore(&self, identity: u64) {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={}", name(identity)));
+    }
+
     fn send(&self, text: &str) {
+        self.send_with(text, None);
+    }
+
+    fn send_with(&self, text: &str, segment: Option<&Segment>) {
         let Some((socket, address)) = &self.0 else { return };
-        if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
+        let send = || -> io::Result<()> {
+            let address = match (address.as_pathname(), address.as_abstract_name()) {
+                (Some(path), _) => UnixAddr::new(path)?,
+                (None, name) => UnixAddr::new_abstract(name.unwrap_or_default())?,
+            };
+            let raw: Vec<RawFd> = segment.iter().map(|segment| segment.as_fd().as_raw_fd()).collect();
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+            let text = [IoSlice::new(text.as_bytes())];
+            sendmsg(socket.as_raw_fd(), &text, control, MsgFlags::MSG_NOSIGNAL, Some(&address))?;
+            Ok(())
+        };
+        if let Err(error) = send() {
             tracing::warn!(%error, "cannot notify the service manager");
         }
     }
+}
+
+/// What a descriptor store calls a segment.
+fn name(identity: u64) -> String {
+    format!("{SEGMENT}-{identity:016x}")
 }
 
 /// A path, or a name in the abstract namespace behind an `@`.

@@ -78,6 +78,11 @@ impl Peers {
         .await
     }
 
+    /// Whether this generation is one of them.
+    pub(crate) fn has(&self, generation: u32) -> bool {
+        self.0.iter().any(|peer| peer.introduction.generation == generation)
+    }
+
     /// Forgets a generation that is dead.
     pub(crate) fn remove(&mut self, generation: u32) {
         self.0.retain(|peer| peer.introduction.generation != generation);

@@ -22,7 +22,7 @@
 //! | 16 + *t* | *s* · *c* | the values, shard by shard |
 //!
 //! A record is one word (kind in bits 0–7, bytes of text in bits 8–31, in bits 32–63 one more than the place of
-//! another entry, or zero) and its text, filled up with zeros to whole words. Kinds below 128 are entries: the *n*th
+//! another entry, or zero; see [`Entry::link`]) and its text, filled up with zeros to whole words. Kinds below 128 are entries: the *n*th
 //! has the *n*th value of every shard, and its text is the series, see [`Series`]. The other kinds have no value, and a
 //! reader that does not know one skips it. A table ends with a record of kind 0, or with its last word. It is whole
 //! before anyone else gets the descriptor, and nothing is ever added: a later version that has more to say has other
@@ -31,7 +31,9 @@
 mod plan;
 mod series;
 
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +44,7 @@ pub use plan::{Plan, Slot};
 pub use series::Series;
 
 /// The first word of every segment.
-pub const MAGIC: u64 = u64::from_be_bytes(*b"exuvia\x00\x01");
+pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"exuvia\x00\x01");
 
 /// The words before the table.
 const HEADER: usize = 16;
@@ -57,6 +59,8 @@ const MAX_TABLE: u64 = 1 << 22;
 pub enum Kind {
     /// Only grows. Goes on when its process is dead.
     Counter,
+    /// A counter of ends: of what began, and is counted as that in another entry.
+    End,
     /// What is so at the moment; signed. Ends with its process.
     Gauge,
     /// What a later version counts: added up, as counters are.
@@ -68,6 +72,7 @@ impl Kind {
         match self {
             Kind::Counter => 1,
             Kind::Gauge => 2,
+            Kind::End => 3,
             Kind::Unknown(code) => code,
         }
     }
@@ -76,6 +81,7 @@ impl Kind {
         match code {
             1 => Kind::Counter,
             2 => Kind::Gauge,
+            3 => Kind::End,
             code => Kind::Unknown(code),
         }
     }
@@ -93,8 +99,10 @@ pub struct Entry {
     pub kind: Kind,
     /// Its name and labels.
     pub series: Series,
-    /// Where what is left in a gauge is counted when its process is dead: a place in [`Table::entries`].
-    pub lost: Option<usize>,
+    /// A place in [`Table::entries`]. Of an end, that of what has ended. Of a counter of what began, that of the end
+    /// which it comes to when its process dies: nothing that is open is stored, it is what began and has not ended. So
+    /// there is no moment between two stores at which a process could die and leave the two untrue.
+    pub link: Option<usize>,
 }
 
 /// What a segment holds, but for the values.
@@ -156,7 +164,7 @@ impl Table {
         let (mut entries, mut includes) = (Vec::new(), Vec::new());
         let mut rest = words.get(HEADER..values).ok_or(Malformed::Size)?;
         while let [record, behind @ ..] = rest {
-            let (kind, length, lost) =
+            let (kind, length, link) =
                 (*record as u8, (*record >> 8) as usize & 0xff_ffff, (*record >> 32) as usize);
             if kind == 0 {
                 break;
@@ -166,7 +174,7 @@ impl Table {
             if kind < NO_VALUE {
                 let bytes = text.iter().flat_map(|word| word.to_ne_bytes()).take(length).collect();
                 let series = Series::from_bytes(bytes).ok_or(Malformed::Record)?;
-                entries.push(Entry { kind: Kind::of(kind), series, lost: lost.checked_sub(1) });
+                entries.push(Entry { kind: Kind::of(kind), series, link: link.checked_sub(1) });
             } else if kind == INCLUDES {
                 includes.extend(text);
             }
@@ -174,7 +182,7 @@ impl Table {
         if entries.len() > capacity {
             return Err(Malformed::Capacity);
         }
-        if entries.iter().any(|entry| entry.lost.is_some_and(|lost| lost >= entries.len())) {
+        if entries.iter().any(|entry| entry.link.is_some_and(|link| link >= entries.len())) {
             return Err(Malformed::Record);
         }
         let (generation, pid) = (process as u32, (process >> 32) as u32);
@@ -203,7 +211,7 @@ struct Inner {
 
 impl Segment {
     /// A new segment, all values zero, for `shards` threads to write to.
-    pub(crate) fn create(plan: Plan, owner: Owner, shards: usize) -> std::io::Result<Segment> {
+    pub(crate) fn create(plan: &Plan, owner: Owner, shards: usize) -> std::io::Result<Segment> {
         let (header_and_table, words) = plan.lay_out(owner, shards)?;
         let (fd, mapping) = Mapping::create(c"exuvia-segment", words)?;
         for (word, value) in mapping.writable().unwrap_or_default().iter().zip(&header_and_table) {
@@ -237,6 +245,16 @@ impl Segment {
         (0..shards).filter_map(in_shard).fold(0, |sum, word| sum.wrapping_add(word.load(Relaxed)))
     }
 
+    /// What began, is counted in the entry at `place`, and has not ended.
+    pub fn open(&self, place: usize) -> i64 {
+        let is_end = |entry: &Entry| entry.kind == Kind::End && entry.link == Some(place);
+        let entries = self.table().entries.iter().enumerate();
+        let ended = entries.filter(|(_, entry)| is_end(entry)).map(|(place, _)| self.value(place));
+        // The ends first: what ends while this looks must not seem to have ended before it began.
+        let ended = ended.fold(0, u64::wrapping_add);
+        self.value(place).wrapping_sub(ended).cast_signed()
+    }
+
     /// The value of a series of this process's own segment.
     pub(crate) fn at(&self, slot: Slot) -> u64 {
         self.value(slot.0 as usize)
@@ -244,7 +262,7 @@ impl Segment {
 
     /// The place of one thread in a segment of this process's own. No two may ask for the same.
     pub(crate) fn seat(&self, shard: usize) -> Seat {
-        Seat { segment: self.clone(), shard }
+        Seat { segment: self.clone(), shard, here: PhantomData }
     }
 }
 
@@ -265,19 +283,21 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// The right to write to one shard, on its way to the thread that has it.
+/// The right to write to one shard, on its way to the thread that will.
 #[derive(Debug)]
 pub(crate) struct Seat {
     segment: Segment,
     shard: usize,
+    /// Only one thread has it.
+    here: PhantomData<Cell<()>>,
 }
 
 impl Seat {
-    /// From here on this thread writes.
-    pub(crate) fn take(self) -> Shard {
+    /// From here on this thread writes, and no other may take it.
+    pub(crate) fn take(&self) -> Shard {
         let Table { capacity, values, .. } = self.segment.0.table;
         let first = values + self.shard * capacity;
-        Shard(Rc::new(Place { segment: self.segment, words: first..first + capacity }))
+        Shard(Rc::new(Place { segment: self.segment.clone(), words: first..first + capacity }))
     }
 }
 

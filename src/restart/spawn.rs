@@ -16,9 +16,10 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Error;
-use super::handoff::{Channel, End, Message};
-use super::inherit::HANDOFF;
+use super::handoff::{Channel, End, Message, Packet};
+use super::inherit::{HANDOFF, SEGMENT};
 use super::invocation::{Invocation, c_string};
+use super::ledger::Books;
 use super::listeners::Group;
 use super::state::Failure;
 use super::sys;
@@ -29,6 +30,8 @@ pub(crate) struct Child {
     pub(crate) pid: i32,
     pub(crate) generation: u32,
     pub(crate) channel: Channel,
+    /// Its counters, once it has told of them.
+    pub(crate) segment: Option<OwnedFd>,
     pidfd: AsyncFd<OwnedFd>,
     /// Brings the errno of a failed exec, or end-of-file; `None` once it has.
     exec: Option<pipe::Receiver>,
@@ -65,6 +68,7 @@ pub(crate) fn spawn(
     program: &Path,
     invocation: &Invocation,
     groups: &[Group],
+    segments: &Books,
     generation: u32,
     offer: &Message,
     descriptors: &[BorrowedFd<'_>],
@@ -84,6 +88,10 @@ pub(crate) fn spawn(
         let named =
             groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
         let (mut names, mut fds): (Vec<&str>, Vec<BorrowedFd<'_>>) = named.unzip();
+        for segment in segments.descriptors() {
+            names.push(SEGMENT);
+            fds.push(segment);
+        }
         names.push(HANDOFF);
         fds.push(theirs.as_fd());
 
@@ -138,6 +146,7 @@ pub(crate) fn spawn(
             pid: born.pid,
             generation,
             channel: ours,
+            segment: None,
             pidfd,
             exec: Some(exec),
             stderr: Some(stderr),
@@ -180,7 +189,7 @@ impl Child {
                     }
                 }
                 packet = self.channel.receive(), if !self.channel.is_closed() => match packet {
-                    Some(Ok((message, _))) => return ChildEvent::Said(message),
+                    Some(Ok(packet)) => return ChildEvent::Said(self.heard(packet)),
                     Some(Err(error)) => return ChildEvent::Garbled(Failure::from(&error)),
                     // Dead, or about to be: the pidfd tells.
                     None => {}
@@ -192,7 +201,7 @@ impl Child {
                 }
                 _ = self.pidfd.readable() => {
                     // What it said before it died counts first.
-                    if let Some(message) = self.channel.unread() {
+                    if let Some(message) = self.unread() {
                         return ChildEvent::Said(message);
                     }
                     let patience = if paused { REAP_PATIENCE_PAUSED } else { REAP_PATIENCE };
@@ -200,6 +209,18 @@ impl Child {
                 }
             }
         }
+    }
+
+    /// What it has said and nobody has read, without waiting.
+    pub(crate) fn unread(&mut self) -> Option<Message> {
+        self.channel.unread().map(|packet| self.heard(packet))
+    }
+
+    fn heard(&mut self, (message, descriptors): Packet) -> Message {
+        if let Message::Ready(_) = message {
+            self.segment = descriptors.into_iter().next();
+        }
+        message
     }
 
     /// SIGKILL.

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::counts::Kinds;
 use super::driver::{Driver, Handle};
 use super::error::Error;
 use super::handoff::{End, Introduction, Message, Offer};
@@ -12,8 +13,8 @@ use super::invocation::Invocation;
 use super::listeners::Listeners;
 use super::luggage::Luggage;
 use super::member::Member;
+use super::segment::Plan;
 use super::state::Failure;
-use super::tracker::Kinds;
 
 /// What a daemon decides about its restarts.
 #[derive(Clone, Debug)]
@@ -65,6 +66,9 @@ pub struct Startup {
     pub(crate) listeners: Listeners,
     pub(crate) parent: Option<Predecessor>,
     luggage: Luggage,
+    pub(crate) plan: Plan,
+    /// The counters of other generations. Not looked at before there is a log to tell of what is wrong with them.
+    pub(crate) segments: Vec<OwnedFd>,
 }
 
 /// What a child got from its parent.
@@ -84,7 +88,7 @@ impl Startup {
     /// Takes what was passed to this process and captures how it was started. The first thing that a
     /// program does: no other thread may run yet.
     pub fn begin() -> Result<Startup, Error> {
-        let Inherited { mut sockets, handoff } = inherit::take()?;
+        let Inherited { mut sockets, segments, handoff } = inherit::take()?;
         let Some(channel) = handoff.map(End::from) else {
             sockets.iter_mut().for_each(|socket| socket.lent = true);
             return Ok(Startup {
@@ -94,6 +98,8 @@ impl Startup {
                 listeners: Listeners::new(sockets),
                 parent: None,
                 luggage: Luggage::default(),
+                plan: Plan::default(),
+                segments,
             });
         };
         let begun = read_offer(&channel).and_then(|(mut offer, descriptors)| {
@@ -112,6 +118,8 @@ impl Startup {
                 listeners: Listeners::new(sockets),
                 parent: Some(parent),
                 luggage,
+                plan: Plan::default(),
+                segments,
             }),
             Err(error) => {
                 tell(&channel, Failure::from(&error));
@@ -133,6 +141,12 @@ impl Startup {
     /// What the generation before has packed for this one; see [`Driver::pack`].
     pub fn luggage(&mut self) -> &mut Luggage {
         &mut self.luggage
+    }
+
+    /// What this process is going to count beside what the core counts itself. It goes on across upgrades, by name
+    /// and labels; [`Member::shard`] is where it is counted, [`Driver::books`] where all of it is read.
+    pub fn plan(&mut self) -> &mut Plan {
+        &mut self.plan
     }
 
     /// The directory in which the process was started; relative paths begin there.

@@ -4,9 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::KindStatus;
 use super::handoff::millis;
 use super::state::{Phase, Verdict};
-use super::tracker::KindStatus;
 
 /// What the owner knows of itself and of every generation alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

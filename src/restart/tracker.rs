@@ -1,161 +1,22 @@
 //! Every connection of a worker: its kind, whether it is at rest, how it ended, and the word that it is
 //! to finish.
 //!
-//! A tracker belongs to one worker thread and is not `Send`: its bookkeeping is plain memory. What other
-//! threads read (the status, the metrics) are the [`Counts`] beside it, written with relaxed atomic adds.
-//!
-//! Invariant: for each kind, *began = open + the sum of all ends*. A [`Guard`] that is dropped without a
-//! word (a task that was cut or that panicked) is an end like any other.
+//! A tracker belongs to one worker thread and is not `Send`: its bookkeeping is plain memory. What others
+//! read (the status, the metrics) are the [`Counts`], in a segment. A [`Guard`] that is dropped without a word (a task
+//! that was cut or that panicked) is an end like any other.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use super::counts::{Counts, End, Kind};
+use super::segment::Shard;
 use super::state::Phase;
 use super::view::{Drain, View};
-
-/// What a daemon calls its kinds of connections, such as `["http1", "tunnel"]`; a [`Kind`] is a place in it.
-pub type Kinds = &'static [&'static str];
-
-/// A kind of connection: a place in the daemon's [`Kinds`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind(pub usize);
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum End {
-    /// The peer closed it, at rest.
-    ClosedByPeer,
-    /// We closed it, at rest, with nothing unread.
-    Closed,
-    /// The peer went away in the middle of something.
-    PeerAborted,
-    /// We closed it because the peer broke the protocol.
-    ProtocolError,
-    /// We closed it because the peer was too slow.
-    TimedOut,
-    /// We refused it because a limit was reached.
-    Refused,
-    /// We broke it off in the middle of something that could not be finished, such as an answer of which
-    /// the rest is not to be had.
-    Aborted,
-    /// It was cut at the drain deadline, or by a stop that does not wait, while something was in flight.
-    DroppedInFlight,
-    /// It was cut at the drain deadline, or by a stop that does not wait, while it was at rest.
-    DroppedIdle,
-    /// Its task ended without a word: a defect of ours.
-    Lost,
-    /// It goes on as another kind, in whose books it begins; see [`Guard::switch`].
-    Switched,
-}
-
-impl End {
-    /// Every end, in the order of their counters.
-    pub const ALL: [End; 11] = [
-        End::ClosedByPeer,
-        End::Closed,
-        End::PeerAborted,
-        End::ProtocolError,
-        End::TimedOut,
-        End::Refused,
-        End::Aborted,
-        End::DroppedInFlight,
-        End::DroppedIdle,
-        End::Lost,
-        End::Switched,
-    ];
-
-    /// The word for it in logs and in the status.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            End::ClosedByPeer => "closed_by_peer",
-            End::Closed => "closed",
-            End::PeerAborted => "peer_aborted",
-            End::ProtocolError => "protocol_error",
-            End::TimedOut => "timed_out",
-            End::Refused => "refused",
-            End::Aborted => "aborted",
-            End::DroppedInFlight => "dropped_in_flight",
-            End::DroppedIdle => "dropped_idle",
-            End::Lost => "lost",
-            End::Switched => "switched",
-        }
-    }
-}
-
-/// The counters of one worker, readable from any thread.
-#[derive(Debug)]
-pub struct Counts {
-    kinds: Kinds,
-    per_kind: Vec<KindCounts>,
-    /// Times that accepting failed for want of descriptors or memory.
-    pub(crate) accept_errors: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct KindCounts {
-    began: AtomicU64,
-    open: AtomicI64,
-    active: AtomicI64,
-    ends: [AtomicU64; End::ALL.len()],
-}
-
-/// What the counters of one kind say at a moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KindStatus {
-    /// The daemon's word for the kind.
-    pub kind: String,
-    /// Connections that began.
-    pub began: u64,
-    /// Connections that are open.
-    pub open: i64,
-    /// Of those, the ones with something in flight.
-    pub active: i64,
-    /// How the others ended; only what is not zero.
-    pub ends: Vec<(End, u64)>,
-}
-
-impl Counts {
-    /// Counters for one worker, all zero.
-    pub fn new(kinds: Kinds) -> Arc<Self> {
-        let per_kind = kinds.iter().map(|_| KindCounts::default()).collect();
-        Arc::new(Counts { kinds, per_kind, accept_errors: AtomicU64::new(0) })
-    }
-
-    /// The sum of the counters of several workers, by kind.
-    pub fn sum(workers: &[Arc<Counts>]) -> Vec<KindStatus> {
-        let Some(first) = workers.first() else { return Vec::new() };
-        let of_kind = |(kind, name): (usize, &&str)| {
-            let rows = || workers.iter().filter_map(move |worker| worker.per_kind.get(kind));
-            let ends = End::ALL
-                .iter()
-                .enumerate()
-                .map(|(i, end)| (*end, rows().map(|row| row.ends[i].load(Relaxed)).sum::<u64>()))
-                .filter(|(_, count)| *count > 0)
-                .collect();
-            KindStatus {
-                kind: (*name).to_owned(),
-                began: rows().map(|row| row.began.load(Relaxed)).sum(),
-                open: rows().map(|row| row.open.load(Relaxed)).sum(),
-                active: rows().map(|row| row.active.load(Relaxed)).sum(),
-                ends,
-            }
-        };
-        first.kinds.iter().enumerate().map(of_kind).collect()
-    }
-
-    /// Times that accepting failed for want of descriptors or memory, over several workers.
-    pub fn accept_errors(workers: &[Arc<Counts>]) -> u64 {
-        workers.iter().map(|worker| worker.accept_errors.load(Relaxed)).sum()
-    }
-}
 
 /// The connections of one worker. Clones are the same tracker.
 #[derive(Clone, Debug)]
@@ -172,6 +33,7 @@ struct Inner {
     /// Woken when a connection ends; for the accept loops that wait at the limit.
     room: tokio::sync::Notify,
     counts: Arc<Counts>,
+    shard: Shard,
 }
 
 #[derive(Debug)]
@@ -190,8 +52,8 @@ pub struct Guard {
 }
 
 impl Tracker {
-    /// A tracker without connections that writes to `counts`.
-    pub fn new(counts: Arc<Counts>) -> Self {
+    /// A tracker without connections, which counts in this thread's `shard`.
+    pub(crate) fn new(counts: Arc<Counts>, shard: Shard) -> Self {
         Tracker(Rc::new(Inner {
             entries: RefCell::default(),
             view: RefCell::new(View::starting()),
@@ -199,16 +61,13 @@ impl Tracker {
             empty: RefCell::default(),
             room: tokio::sync::Notify::new(),
             counts,
+            shard,
         }))
     }
 
     /// Begins a connection of `kind`, at rest.
     pub fn begin(&self, kind: Kind) -> Guard {
-        debug_assert!(kind.0 < self.0.counts.per_kind.len(), "{kind:?} is none of the kinds in the options");
-        if let Some(counts) = self.0.counts.per_kind.get(kind.0) {
-            counts.began.fetch_add(1, Relaxed);
-            counts.open.fetch_add(1, Relaxed);
-        }
+        self.0.counts.began(&self.0.shard, kind, false);
         let key = self.0.entries.borrow_mut().insert(Entry { kind, active: false, waker: None });
         // A connection that begins in a drain learns of it from its first look.
         let draining = self.0.view.borrow().phase.drains();
@@ -221,8 +80,9 @@ impl Tracker {
         self.0.entries.borrow().len()
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.0.counts
+    /// Counts an accept that failed; returns how many there are.
+    pub(crate) fn accept_failed(&self) -> u64 {
+        self.0.counts.accept_failed(&self.0.shard)
     }
 
     /// Waits until fewer than `limit` connections are open.
@@ -291,10 +151,9 @@ impl Guard {
     pub fn set_active(&self, active: bool) {
         let mut entries = self.tracker.entries.borrow_mut();
         let Some(entry) = entries.get_mut(self.key) else { return };
-        if std::mem::replace(&mut entry.active, active) != active
-            && let Some(counts) = self.tracker.counts.per_kind.get(entry.kind.0)
-        {
-            counts.active.fetch_add(if active { 1 } else { -1 }, Relaxed);
+        if std::mem::replace(&mut entry.active, active) != active {
+            let by = if active { 1 } else { -1 };
+            self.tracker.counts.activated(&self.tracker.shard, entry.kind, by);
         }
     }
 
@@ -308,22 +167,13 @@ impl Guard {
     pub fn switch(&self, kind: Kind) {
         let mut entries = self.tracker.entries.borrow_mut();
         let Some(entry) = entries.get_mut(self.key) else { return };
-        let active = i64::from(entry.active);
         let before = std::mem::replace(&mut entry.kind, kind);
         if before == kind {
             return;
         }
-        debug_assert!(kind.0 < self.tracker.counts.per_kind.len(), "{kind:?} is none of the kinds");
-        if let Some(counts) = self.tracker.counts.per_kind.get(before.0) {
-            counts.open.fetch_sub(1, Relaxed);
-            counts.active.fetch_sub(active, Relaxed);
-            counts.ends[End::Switched as usize].fetch_add(1, Relaxed);
-        }
-        if let Some(counts) = self.tracker.counts.per_kind.get(kind.0) {
-            counts.began.fetch_add(1, Relaxed);
-            counts.open.fetch_add(1, Relaxed);
-            counts.active.fetch_add(active, Relaxed);
-        }
+        let (counts, shard) = (&self.tracker.counts, &self.tracker.shard);
+        counts.ended(shard, before, entry.active, End::Switched);
+        counts.began(shard, kind, entry.active);
     }
 
     /// Ends the connection in the books.
@@ -350,11 +200,7 @@ impl Drop for Guard {
 impl Inner {
     fn end(&self, key: usize, end: End) {
         let Some(entry) = self.entries.borrow_mut().try_remove(key) else { return };
-        if let Some(counts) = self.counts.per_kind.get(entry.kind.0) {
-            counts.open.fetch_sub(1, Relaxed);
-            counts.active.fetch_sub(i64::from(entry.active), Relaxed);
-            counts.ends[end as usize].fetch_add(1, Relaxed);
-        }
+        self.counts.ended(&self.shard, entry.kind, entry.active, end);
         self.room.notify_waiters();
         if self.entries.borrow().is_empty()
             && let Some(waker) = self.empty.take()

@@ -59,8 +59,8 @@ impl Setup {
     }
 
     async fn start(self) -> Edge {
-        let counts = Counts::new(KINDS);
-        let tracker = Tracker::new(counts.clone());
+        let counts = Counts::alone(KINDS, 1);
+        let tracker = Tracker::new(counts.clone(), counts.seat(0).take());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let edge = Edge { address, tracker: tracker.clone(), counts };
@@ -120,7 +120,7 @@ impl Edge {
     }
 
     fn status_of(&self, kind: Kind) -> KindStatus {
-        Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(kind.0)
+        self.counts.by_kind().swap_remove(kind.0)
     }
 
     /// Waits until every connection has ended, and returns how.

@@ -1,6 +1,6 @@
 //! How the driver performs what the state machine decides.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use super::{Asker, Driver, Upgrade};
 use crate::restart::accept::Audience;
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
+use crate::restart::ledger::Change;
 use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
@@ -103,7 +104,9 @@ impl Driver {
                 }
             }
             Action::ForgetChild => {
-                self.child = None;
+                if let Some(child) = self.child.take() {
+                    self.close_books(child.generation);
+                }
                 self.child_ready = None;
             }
             Action::AdoptChild => self.adopt_child(),
@@ -114,11 +117,12 @@ impl Driver {
             }
             Action::SendReady => {
                 let adopted = self.listeners.groups().iter().filter_map(|group| group.adopted_as.clone());
-                self.tell_superior(&Message::Ready(Ready {
+                let ready = Message::Ready(Ready {
                     version: self.options.version.clone(),
                     adopted: adopted.collect(),
                     drain_timeout_ms: millis(self.options.drain_timeout),
-                }));
+                });
+                self.tell_superior_with(&ready, &[self.counts.segment().as_fd()]);
             }
             Action::SendFailed(failure) => self.tell_superior(&Message::Failed(failure)),
             Action::SendOwner => {
@@ -216,6 +220,7 @@ impl Driver {
             &self.program,
             &self.invocation,
             self.listeners.groups(),
+            &self.ledger.books(),
             generation,
             &offer,
             &descriptors,
@@ -257,7 +262,10 @@ impl Driver {
         }
         let status = format!("generation {} serves", self.generation);
         match before {
-            Phase::Starting => self.notifier.ready(&status),
+            Phase::Starting => {
+                self.notifier.ready(&status);
+                self.settle(Change::default());
+            }
             // The parent says it, as the main process that it still is.
             Phase::Candidate if self.superior.is_some() => {}
             _ => self.notifier.succeed(&status),
@@ -271,9 +279,34 @@ impl Driver {
         }
     }
 
+    /// A generation is dead: what it has counted is its last word.
+    pub(super) fn close_books(&mut self, generation: u32) {
+        let change = self.ledger.close(|table| table.generation == generation);
+        self.settle(change);
+    }
+
+    /// Has the service manager keep the counters, so that they go on after a crash. It hears the main process only: a
+    /// new owner, which is not that yet, tells what there is when its predecessor is gone.
+    pub(super) fn settle(&mut self, change: Change) {
+        self.unsettled.extend(change);
+        if self.owner {
+            let Change { added, removed } = std::mem::take(&mut self.unsettled);
+            for segment in &added {
+                self.notifier.store(segment);
+            }
+            for identity in removed {
+                self.notifier.unstore(identity);
+            }
+        }
+    }
+
     pub(super) fn tell_superior(&self, message: &Message) {
+        self.tell_superior_with(message, &[]);
+    }
+
+    fn tell_superior_with(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) {
         if let Some(channel) = &self.superior
-            && let Err(error) = channel.end().send(message, &[])
+            && let Err(error) = channel.end().send(message, descriptors)
         {
             // Its death is an event of its own.
             tracing::debug!(%error, "the other generation cannot be told");

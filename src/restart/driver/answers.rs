@@ -10,7 +10,6 @@ use crate::restart::handoff::{PeerStatus, millis};
 use crate::restart::listeners::Group;
 use crate::restart::state::{Failure, Phase, Verdict};
 use crate::restart::status::{GenerationStatus, ListenerStatus, Progress, Status, age_ms, unix_ms};
-use crate::restart::tracker::Counts;
 
 /// How long the generations that drain may take to say how they are.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
@@ -47,11 +46,7 @@ impl Driver {
     }
 
     pub(super) fn peer_status(&self) -> PeerStatus {
-        PeerStatus {
-            phase: self.state.phase(),
-            connections: Counts::sum(&self.counts),
-            left_ms: self.left_ms(),
-        }
+        PeerStatus { phase: self.state.phase(), connections: self.counts.by_kind(), left_ms: self.left_ms() }
     }
 
     pub(super) fn left_ms(&self) -> Option<u64> {
@@ -113,7 +108,7 @@ impl Driver {
             phase,
             executable: self.program.display().to_string(),
             listeners: self.listeners.groups().iter().map(listener).collect(),
-            accept_errors: Counts::accept_errors(&self.counts),
+            accept_errors: self.counts.accept_errors(),
             last_upgrade: self.last_upgrade.clone(),
             generations,
         }

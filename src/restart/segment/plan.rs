@@ -1,7 +1,8 @@
 //! What a segment will hold, before it exists.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use super::{Entry, HEADER, INCLUDES, Kind, MAGIC, MAX_SHARDS, MAX_TABLE, Owner, Series};
 
@@ -26,23 +27,38 @@ impl Plan {
         self.add(Kind::Counter, Series::new(name, labels), None)
     }
 
-    /// A gauge; what is left in it when its process is dead is forgotten.
+    /// A gauge: ends with its process.
     pub fn gauge(&mut self, name: &str, labels: &[(&str, &str)]) -> Slot {
         self.add(Kind::Gauge, Series::new(name, labels), None)
     }
 
-    /// A gauge of things that nobody ends when the process is dead; these are counted in `lost` then.
-    pub fn gauge_of_what_can_be_lost(&mut self, name: &str, labels: &[(&str, &str)], lost: Slot) -> Slot {
-        self.add(Kind::Gauge, Series::new(name, labels), Some(lost.0 as usize))
+    /// A counter of ends of what began and is counted in `began`.
+    pub fn end(&mut self, name: &str, labels: &[(&str, &str)], began: Slot) -> Slot {
+        self.add(Kind::End, Series::new(name, labels), Some(began.0 as usize))
     }
 
-    pub(crate) fn add(&mut self, kind: Kind, series: Series, lost: Option<usize>) -> Slot {
+    /// Has what began and has not ended when its process dies be counted in `end`.
+    pub fn lost(&mut self, began: Slot, end: Slot) {
+        if let Some(entry) = self.entries.get_mut(began.0 as usize) {
+            entry.link = Some(end.0 as usize);
+        }
+    }
+
+    /// Has an entry lead to another, if that is there.
+    pub(crate) fn link(&mut self, slot: Slot, to: &Series) {
+        let to = self.known.get(to).map(|slot| slot.0 as usize);
+        if let Some(entry) = self.entries.get_mut(slot.0 as usize) {
+            entry.link = to;
+        }
+    }
+
+    pub(crate) fn add(&mut self, kind: Kind, series: Series, link: Option<usize>) -> Slot {
         if let Some(slot) = self.known.get(&series) {
             return *slot;
         }
         let slot = Slot(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         self.known.insert(series.clone(), slot);
-        self.entries.push(Entry { kind, series, lost });
+        self.entries.push(Entry { kind, series, link });
         slot
     }
 
@@ -55,9 +71,9 @@ impl Plan {
     pub(super) fn lay_out(&self, owner: Owner, shards: usize) -> io::Result<(Vec<u64>, usize)> {
         let Owner { generation, pid, started_ms } = owner;
         let mut words = vec![0; HEADER];
-        for Entry { kind, series, lost } in &self.entries {
-            let lost = lost.map_or(0, |place| place + 1) as u64;
-            push(&mut words, kind.code(), lost, series.as_bytes());
+        for Entry { kind, series, link } in &self.entries {
+            let link = link.map_or(0, |place| place + 1) as u64;
+            push(&mut words, kind.code(), link, series.as_bytes());
         }
         for identity in &self.includes {
             push(&mut words, INCLUDES, 0, &identity.to_ne_bytes());
@@ -82,8 +98,8 @@ impl Plan {
     }
 }
 
-fn push(words: &mut Vec<u64>, kind: u8, lost: u64, text: &[u8]) {
-    words.push(u64::from(kind) | (text.len() as u64) << 8 | lost << 32);
+fn push(words: &mut Vec<u64>, kind: u8, link: u64, text: &[u8]) {
+    words.push(u64::from(kind) | (text.len() as u64) << 8 | link << 32);
     words.extend(text.chunks(8).map(|chunk| {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
@@ -95,7 +111,7 @@ fn push(words: &mut Vec<u64>, kind: u8, lost: u64, text: &[u8]) {
 fn identity() -> io::Result<u64> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
-        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     }
     Ok(u64::from_ne_bytes(bytes))
 }

@@ -19,10 +19,11 @@ fn seen(segment: &Segment) -> Segment {
 fn what_threads_count_is_added_up_by_whoever_looks() {
     let mut plan = Plan::default();
     let requests = plan.counter("requests", &[("kind", "a"), ("class", "2xx")]);
-    let ended = plan.counter("ended", &[]);
-    let open = plan.gauge_of_what_can_be_lost("open", &[], ended);
+    let ended = plan.end("ended", &[], requests);
+    let open = plan.gauge("open", &[]);
+    plan.lost(requests, ended);
     assert_eq!(plan.counter("requests", &[("kind", "a"), ("class", "2xx")]), requests, "the same again");
-    let segment = Segment::create(plan, owner(), 3).unwrap();
+    let segment = Segment::create(&plan, owner(), 3).unwrap();
     let other = seen(&segment);
 
     let threads: Vec<_> = (0..3)
@@ -47,11 +48,12 @@ fn what_threads_count_is_added_up_by_whoever_looks() {
         table.entries.iter().map(|entry| (format!("{:?}", entry.series), entry.kind)).collect();
     let expected = [
         (r#"requests{"kind": "a", "class": "2xx"}"#.to_owned(), Kind::Counter),
-        ("ended{}".to_owned(), Kind::Counter),
+        ("ended{}".to_owned(), Kind::End),
         ("open{}".to_owned(), Kind::Gauge),
     ];
     assert_eq!(found, expected);
-    assert_eq!(table.entries[2].lost, Some(1));
+    assert_eq!(table.entries.iter().map(|entry| entry.link).collect::<Vec<_>>(), [Some(1), Some(0), None]);
+    assert_eq!((segment.open(0), other.open(0)), (6000, 6000));
     assert_eq!([0, 1, 2].map(|place| other.value(place)), [6000, 0, 15]);
     assert_eq!((segment.at(requests), segment.at(open).cast_signed()), (6000, 15));
     assert_eq!(table.entries[0].series.label("class"), Some("2xx"));
@@ -63,7 +65,7 @@ fn texts_of_any_kind_come_back() {
     plan.counter("n", &[("route", "/ü/\"\\\n"), ("empty", "")]);
     plan.counter("nul\0l", &[("a\0b", "c\0d")]);
     plan.counter("long", &[("text", &"é".repeat(100_000))]);
-    let segment = Segment::create(plan, owner(), 1).unwrap();
+    let segment = Segment::create(&plan, owner(), 1).unwrap();
     let entries = &seen(&segment).table().entries.clone();
     let labels: Vec<_> = entries[0].series.labels().collect();
     assert_eq!(labels, [("route", "/ü/\"\\\n"), ("empty", "")]);
@@ -73,7 +75,7 @@ fn texts_of_any_kind_come_back() {
 
 #[test]
 fn an_empty_plan_is_a_segment() {
-    let segment = seen(&Segment::create(Plan::default(), owner(), 1).unwrap());
+    let segment = seen(&Segment::create(&Plan::default(), owner(), 1).unwrap());
     assert!(segment.table().entries.is_empty());
     assert_eq!(segment.value(0), 0);
     assert_eq!(segment.value(usize::MAX / 2), 0);
@@ -86,7 +88,7 @@ fn unknown_records_are_carried_or_skipped() {
     plan.add(Kind::Unknown(77), Series::new("later", &[]), None);
     plan.include([11, 12]);
     let after = plan.counter("after", &[]);
-    let segment = Segment::create(plan, owner(), 1).unwrap();
+    let segment = Segment::create(&plan, owner(), 1).unwrap();
     segment.seat(0).take().add(after, 5);
     let other = seen(&segment);
     assert_eq!(other.table().entries[0].kind, Kind::Unknown(77));
@@ -104,9 +106,9 @@ fn unknown_records_are_carried_or_skipped() {
 #[test]
 fn what_is_no_segment_is_refused_with_the_reason() {
     let mut plan = Plan::default();
-    let lost = plan.counter("lost", &[]);
-    plan.gauge_of_what_can_be_lost("open", &[("kind", "http1")], lost);
-    let good = words(&Segment::create(plan, owner(), 2).unwrap());
+    let began = plan.counter("lost", &[]);
+    plan.end("open", &[("kind", "http1")], began);
+    let good = words(&Segment::create(&plan, owner(), 2).unwrap());
     let with = |at: usize, value: u64| {
         let mut words = good.clone();
         words[at] = value;
@@ -125,9 +127,9 @@ fn what_is_no_segment_is_refused_with_the_reason() {
     }
     assert_eq!(with(HEADER + 1, u64::MAX), Err(Malformed::Record));
     assert_eq!(with(HEADER + 1, u64::from_ne_bytes(*b"lo\0t\0\0\0\0")), Err(Malformed::Record));
-    // What is left in the gauge goes to an entry that is not there.
-    let gauge = good[HEADER + 2];
-    assert_eq!(with(HEADER + 2, gauge & 0xffff_ffff | 3 << 32), Err(Malformed::Record));
+    // It ends what is not there.
+    let end = good[HEADER + 2];
+    assert_eq!(with(HEADER + 2, end & 0xffff_ffff | 3 << 32), Err(Malformed::Record));
     for length in 0..good.len() {
         assert!(Table::read(&good[..length]).is_err(), "the first {length} words");
     }
@@ -140,7 +142,7 @@ fn noise_is_survived() {
     for n in 0..20 {
         plan.counter("series", &[("n", &n.to_string())]);
     }
-    let good = words(&Segment::create(plan, owner(), 2).unwrap());
+    let good = words(&Segment::create(&plan, owner(), 2).unwrap());
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = || {
         seed ^= seed << 13;

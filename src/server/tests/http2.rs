@@ -37,7 +37,7 @@ impl Edge {
     }
 
     fn h2_status(&self) -> KindStatus {
-        Counts::sum(std::slice::from_ref(&self.counts)).swap_remove(HTTP2.0)
+        self.counts.by_kind().swap_remove(HTTP2.0)
     }
 
     async fn h2_ends(&self) -> Vec<(End, u64)> {

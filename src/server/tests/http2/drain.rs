@@ -126,8 +126,8 @@ fn a_preface_that_comes_in_the_drain_is_served() {
 fn the_cut_says_what_it_cuts() {
     run(async {
         let (address, _open) = gated().await;
-        let counts = Counts::new(KINDS);
-        let tracker = Tracker::new(counts.clone());
+        let counts = Counts::alone(KINDS, 1);
+        let tracker = Tracker::new(counts.clone(), counts.seat(0).take());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut client = Peer::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         let (stream, peer) = listener.accept().await.unwrap();
@@ -138,7 +138,7 @@ fn the_cut_says_what_it_cuts() {
         let serving = spawn_local(async move { server.serve(accepted, guard).await });
         client.open_h2().await;
         client.send_bytes(&frame(1, 5, 1, &block(&GET))).await;
-        let active = || Counts::sum(std::slice::from_ref(&counts)).swap_remove(HTTP2.0);
+        let active = || counts.by_kind().swap_remove(HTTP2.0);
         while active().active == 0 {
             tokio::task::yield_now().await;
         }

@@ -1,0 +1,353 @@
+//! The segments of every generation that counts, or has counted: what all of them say together.
+//!
+//! Each process holds its own segment, those of the generations that are alive, and one that is the sum of all the dead.
+//! When another dies, its values go into a new sum, which takes the place of the old one and of its own: nothing that
+//! others hold is ever changed. So two processes may do that each for themselves, and either may die in the middle of
+//! it. A sum names the segments that are in it, so that whoever meets both counts none twice.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use tokio::sync::watch;
+
+use super::segment::{Entry, Kind, Owner, Plan, Segment, Series, Table};
+
+/// The most segments that a sum names; by then the oldest are long gone from everywhere.
+const MAX_INCLUDES: usize = 256;
+
+/// The segments that a process holds.
+#[derive(Debug)]
+pub(crate) struct Ledger(watch::Sender<Books>);
+
+/// What a process knows of all counters at a moment; to be read from any thread. It ends with the driver.
+pub type BooksViewer = watch::Receiver<Books>;
+
+/// Segments, whose values go on changing. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Books(Vec<Held>);
+
+#[derive(Clone, Debug)]
+struct Held {
+    segment: Segment,
+    /// Whether its process is.
+    dead: bool,
+}
+
+/// The sum of a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// What it counts.
+    pub kind: Kind,
+    /// A gauge is an `i64` in the same bits.
+    pub value: u64,
+    /// See [`Entry::link`].
+    link: Option<Series>,
+}
+
+/// The sums by series.
+pub type Totals = BTreeMap<Series, Total>;
+
+/// What has changed in the segments that a service manager should keep.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) added: Vec<Segment>,
+    pub(crate) removed: Vec<u64>,
+}
+
+impl Change {
+    /// And then another.
+    pub(crate) fn extend(&mut self, later: Change) {
+        self.added.extend(later.added);
+        self.removed.extend(later.removed);
+        self.added.retain(|segment| !self.removed.contains(&segment.table().identity));
+    }
+}
+
+impl Books {
+    /// The generations that count, and are alive.
+    pub fn alive(&self) -> impl Iterator<Item = &Segment> {
+        self.0.iter().filter(|held| !held.dead).map(|held| &held.segment)
+    }
+
+    /// Adds up what is there now.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::new();
+        for Held { segment, dead } in &self.0 {
+            let entries = &segment.table().entries;
+            // From the last to the first: the ends before what they end, see `Segment::open`.
+            for (place, entry) in entries.iter().enumerate().rev() {
+                if *dead && entry.kind == Kind::Gauge {
+                    continue;
+                }
+                add(&mut totals, entries, entry, segment.value(place));
+            }
+            if *dead {
+                for (place, link) in entries.iter().enumerate().filter_map(|(place, entry)| {
+                    entry.link.filter(|_| entry.kind == Kind::Counter).map(|link| (place, link))
+                }) {
+                    if let Ok(lost @ 1..) = u64::try_from(segment.open(place)) {
+                        add(&mut totals, entries, &entries[link], lost);
+                    }
+                }
+            }
+        }
+        totals
+    }
+
+    /// The descriptors of all of them.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|held| held.segment.as_fd())
+    }
+}
+
+fn add(totals: &mut Totals, entries: &[Entry], entry: &Entry, value: u64) {
+    if let Some(total) = totals.get_mut(&entry.series) {
+        total.value = total.value.wrapping_add(value);
+    } else {
+        let link = entry.link.and_then(|link| entries.get(link)).map(|entry| entry.series.clone());
+        totals.insert(entry.series.clone(), Total { kind: entry.kind, value, link });
+    }
+}
+
+impl Ledger {
+    /// With a process's own segment.
+    pub(crate) fn new(own: Segment) -> Self {
+        Ledger(watch::Sender::new(Books(vec![Held { segment: own, dead: false }])))
+    }
+
+    /// Where it is read.
+    pub(crate) fn viewer(&self) -> BooksViewer {
+        self.0.subscribe()
+    }
+
+    /// What is held.
+    pub(crate) fn books(&self) -> Books {
+        self.0.borrow().clone()
+    }
+
+    /// Adds the segment of another process, by its descriptor. What is none is told in the log, and nothing else
+    /// comes of it.
+    pub(crate) fn adopt(&self, fd: OwnedFd) -> Change {
+        match Segment::adopt(fd) {
+            Ok(segment) => self.add(segment),
+            Err(error) => {
+                tracing::warn!(%error, "counters of another generation cannot be read, and are left out");
+                Change::default()
+            }
+        }
+    }
+
+    fn add(&self, segment: Segment) -> Change {
+        let mut change = Change::default();
+        self.0.send_modify(|Books(held)| {
+            let includes = |one: &Table, other: &Table| {
+                one.identity == other.identity || one.includes.contains(&other.identity)
+            };
+            if held.iter().any(|held| includes(held.segment.table(), segment.table())) {
+                return;
+            }
+            held.retain(|held| {
+                let stays = !includes(segment.table(), held.segment.table());
+                if !stays {
+                    change.removed.push(held.segment.table().identity);
+                }
+                stays
+            });
+            let dead = segment.table().generation == 0;
+            change.added.push(segment.clone());
+            held.push(Held { segment, dead });
+        });
+        change
+    }
+
+    /// Closes the books of the processes that are dead: nothing of theirs changes any more.
+    pub(crate) fn close(&self, is_dead: impl Fn(&Table) -> bool) -> Change {
+        let mut change = Change::default();
+        self.0.send_modify(|Books(held)| {
+            // The first is this process's own.
+            for held in held.iter_mut().skip(1) {
+                held.dead |= is_dead(held.segment.table());
+            }
+            let dead: Vec<Held> = held.iter().filter(|held| held.dead).cloned().collect();
+            if dead.iter().all(|held| held.segment.table().generation == 0) && dead.len() < 2 {
+                return;
+            }
+            match sum(&Books(dead.clone())) {
+                Ok(sum) => {
+                    held.retain(|held| !held.dead);
+                    held.push(Held { segment: sum.clone(), dead: true });
+                    change.added.push(sum);
+                    change.removed.extend(dead.iter().map(|held| held.segment.table().identity));
+                }
+                // They are added up all the same, each time that somebody asks.
+                Err(error) => tracing::warn!(%error, "cannot add up the counters of the dead"),
+            }
+        });
+        change
+    }
+}
+
+/// A segment that takes the place of all of these, whose processes are dead.
+fn sum(books: &Books) -> std::io::Result<Segment> {
+    let totals = books.totals();
+    let mut plan = Plan::default();
+    let slots: Vec<_> =
+        totals.iter().map(|(series, total)| (plan.add(total.kind, series.clone(), None), total)).collect();
+    for (slot, total) in &slots {
+        if let Some(link) = &total.link {
+            plan.link(*slot, link);
+        }
+    }
+    let tables = || books.0.iter().map(|held| held.segment.table());
+    let inherited = tables().flat_map(|table| table.includes.iter().copied());
+    plan.include(tables().map(|table| table.identity).chain(inherited).take(MAX_INCLUDES));
+    let segment = Segment::create(&plan, Owner::default(), 1)?;
+    let shard = segment.seat(0).take();
+    for (slot, total) in &slots {
+        shard.add(*slot, total.value);
+    }
+    Ok(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::segment::Slot;
+
+    struct Process {
+        segment: Segment,
+        slots: [Slot; 4],
+    }
+
+    /// With connections, their ends, and a gauge; `extra` is a series that only this one has.
+    fn process(generation: u32, extra: &str) -> Process {
+        let mut plan = Plan::default();
+        let began = plan.counter("began", &[]);
+        let closed = plan.end("ended", &[("end", "closed")], began);
+        let crashed = plan.end("ended", &[("end", "crashed")], began);
+        plan.lost(began, crashed);
+        let active = plan.gauge("active", &[]);
+        let extra = plan.counter(extra, &[]);
+        let segment = Segment::create(&plan, Owner { generation, ..Owner::default() }, 1).unwrap();
+        let process = Process { segment, slots: [began, closed, active, extra] };
+        process.count([10, 7, 2, 1]);
+        process
+    }
+
+    impl Process {
+        fn count(&self, counts: [u64; 4]) {
+            let shard = self.segment.seat(0).take();
+            self.slots.into_iter().zip(counts).for_each(|(slot, n)| shard.add(slot, n));
+        }
+
+        fn descriptor(&self) -> OwnedFd {
+            self.segment.as_fd().try_clone_to_owned().unwrap()
+        }
+    }
+
+    fn values(books: &Books) -> Vec<(String, i64)> {
+        books
+            .totals()
+            .iter()
+            .map(|(series, total)| (format!("{series:?}"), total.value.cast_signed()))
+            .collect()
+    }
+
+    fn expect(ledger: &Ledger, began: i64, closed: i64, crashed: i64, active: i64, extras: &[(&str, i64)]) {
+        let mut expected = vec![
+            ("active{}".to_owned(), active),
+            ("began{}".to_owned(), began),
+            (r#"ended{"end": "closed"}"#.to_owned(), closed),
+            (r#"ended{"end": "crashed"}"#.to_owned(), crashed),
+        ];
+        expected.extend(extras.iter().map(|(name, value)| (format!("{name}{{}}"), *value)));
+        assert_eq!(values(&ledger.books()), expected);
+    }
+
+    #[test]
+    fn what_the_dead_had_open_is_their_last_end() {
+        let (one, two) = (process(1, "x"), process(2, "y"));
+        let ledger = Ledger::new(two.segment.clone());
+        assert_eq!(ledger.adopt(one.descriptor()).added.len(), 1);
+        expect(&ledger, 20, 14, 0, 4, &[("x", 1), ("y", 1)]);
+        one.count([1, 0, 1, 1]);
+        expect(&ledger, 21, 14, 0, 5, &[("x", 2), ("y", 1)]);
+        assert_eq!(ledger.books().alive().count(), 2);
+
+        let change = ledger.close(|table| table.generation == 1);
+        assert_eq!(change.removed, [one.segment.table().identity]);
+        assert_eq!(change.added[0].table().includes, change.removed);
+        expect(&ledger, 21, 14, 4, 2, &[("x", 2), ("y", 1)]);
+        assert_eq!(ledger.books().alive().count(), 1);
+        // There is nothing to be done again.
+        assert!(ledger.close(|table| table.generation == 1).added.is_empty());
+        expect(&ledger, 21, 14, 4, 2, &[("x", 2), ("y", 1)]);
+    }
+
+    #[test]
+    fn a_sum_takes_the_place_of_the_one_before() {
+        let own = process(9, "x");
+        let ledger = Ledger::new(own.segment.clone());
+        for generation in 1..=8 {
+            ledger.adopt(process(generation, "x").descriptor());
+            ledger.close(|table| table.generation == generation);
+            assert_eq!(ledger.books().0.len(), 2);
+        }
+        expect(&ledger, 90, 63, 24, 2, &[("x", 9)]);
+    }
+
+    /// A child holds what its parent held when it was made. The parent, in its own books, adds up what has died since,
+    /// and both may come to the same descriptor store.
+    #[test]
+    fn nothing_is_counted_twice() {
+        let (one, two, three) = (process(1, "x"), process(2, "x"), process(3, "x"));
+        let parent = Ledger::new(two.segment.clone());
+        parent.adopt(one.descriptor());
+        let sum = parent.close(|table| table.generation == 1).added.remove(0);
+
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+            let child = Ledger::new(three.segment.clone());
+            let all = [one.descriptor(), two.descriptor(), sum.as_fd().try_clone_to_owned().unwrap()];
+            for place in order {
+                child.adopt(all[place].try_clone().unwrap());
+            }
+            child.adopt(two.descriptor());
+            expect(&child, 30, 21, 3, 4, &[("x", 3)]);
+            child.close(|table| table.generation < 3);
+            expect(&child, 30, 21, 6, 2, &[("x", 3)]);
+            child.adopt(one.descriptor());
+            expect(&child, 30, 21, 6, 2, &[("x", 3)]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_segment_is_left_out() {
+        let own = process(1, "x");
+        let ledger = Ledger::new(own.segment.clone());
+        let file = || OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
+        assert!(ledger.adopt(file()).added.is_empty());
+        let (memory, _mapping) = crate::restart::sys::Mapping::create(c"test", 64).unwrap();
+        assert!(ledger.adopt(memory).added.is_empty());
+        expect(&ledger, 10, 7, 0, 2, &[("x", 1)]);
+    }
+
+    /// A version that counts something that this one does not know, and one that counts less.
+    #[test]
+    fn what_a_version_does_not_know_is_carried() {
+        let mut plan = Plan::default();
+        let later = plan.add(Kind::Unknown(77), Series::new("later", &[]), None);
+        let segment = Segment::create(&plan, Owner { generation: 1, ..Owner::default() }, 1).unwrap();
+        segment.seat(0).take().add(later, 42);
+        let own = process(2, "x");
+        let ledger = Ledger::new(own.segment.clone());
+        ledger.adopt(segment.as_fd().try_clone_to_owned().unwrap());
+        ledger.close(|table| table.generation == 1);
+        let next = Ledger::new(process(3, "x").segment);
+        for held in &ledger.books().0[1..] {
+            next.adopt(held.segment.as_fd().try_clone_to_owned().unwrap());
+        }
+        let totals = next.books().totals();
+        let total = &totals[&Series::new("later", &[])];
+        assert_eq!((total.kind, total.value), (Kind::Unknown(77), 42));
+    }
+}
