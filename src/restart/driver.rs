@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 mod actions;
 mod answers;
+mod figures;
 mod handle;
 
 use super::accept::Audience;
@@ -34,6 +35,7 @@ use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Ver
 use super::status::{Progress, Status, unix_ms};
 
 use super::view::View;
+use figures::Figures;
 use handle::Command;
 pub use handle::{Gone, Handle};
 
@@ -93,6 +95,7 @@ pub struct Driver {
 
     threads: usize,
     counts: Arc<Counts>,
+    figures: Figures,
     ledger: Ledger,
     /// What the service manager is still to be told of the segments.
     unsettled: Change,
@@ -159,12 +162,13 @@ impl Driver {
         let (view, viewer) = watch::channel(View::starting());
         let (commands_in, commands) = mpsc::channel(16);
         let (reports_in, reports) = mpsc::unbounded_channel();
-        let columns = Columns::plan(&mut plan, options.kinds);
+        let (columns, figures) = (Columns::plan(&mut plan, options.kinds), figures::Columns::plan(&mut plan));
         let owner = Owner { generation, pid: std::process::id(), started_ms: unix_ms(started) };
         // One shard more than there are threads that serve: the driver's.
         let segment = Segment::create(&plan, owner, threads + 1);
         let segment = segment.map_err(Error::system("make the memory for the counters"))?;
         let counts = Counts::new(columns, segment.clone());
+        let figures = Figures::new(figures, counts.segment(), threads, generation);
         let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
         let members = (0..threads).map(member).collect();
         let ledger = Ledger::new(segment);
@@ -204,6 +208,7 @@ impl Driver {
             packer: Packer::default(),
             threads,
             counts,
+            figures,
             ledger,
             unsettled,
             reports,
@@ -463,6 +468,7 @@ impl Driver {
                 to = phase.as_str(),
                 "phase"
             );
+            self.figures.enter(phase);
             // First of all: when the traffic comes back, someone accepts before anything else is done.
             self.publish(before, actions.contains(&Action::PassOwnership));
         }

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::sys::Mapping;
-pub use plan::{Plan, Slot};
+pub use plan::{Histogram, Plan, Slot};
 pub use series::Series;
 
 /// The first word of every segment.
@@ -318,6 +318,13 @@ impl Shard {
         if let Some(word) = self.word(slot) {
             word.store(word.load(Relaxed).wrapping_add(n), Relaxed);
         }
+    }
+
+    /// Adds an observation.
+    pub fn observe(&self, histogram: &Histogram, value: u64) {
+        let (bucket, sum) = histogram.slots(value);
+        self.add(bucket, 1);
+        self.add(sum, value);
     }
 
     /// Moves a gauge up or down.

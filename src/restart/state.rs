@@ -62,6 +62,22 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Every phase, in the order of their declaration.
+    pub const ALL: [Phase; 12] = [
+        Phase::Starting,
+        Phase::Candidate,
+        Phase::Serving,
+        Phase::Upgrading,
+        Phase::Aborting,
+        Phase::Reclaiming,
+        Phase::Probation,
+        Phase::Committing,
+        Phase::RolledBack,
+        Phase::Draining,
+        Phase::Cut,
+        Phase::Gone,
+    ];
+
     /// Whether new connections are accepted.
     pub fn accepts(self) -> bool {
         matches!(

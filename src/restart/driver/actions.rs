@@ -66,6 +66,9 @@ impl Driver {
                 Drain::begin(Instant::now(), grace, self.options.drain_timeout)
             })
         });
+        let left = |drain: &Drain| drain.deadline.saturating_duration_since(Instant::now());
+        let until = drain.as_ref().map(|drain| unix_ms(SystemTime::now()) + millis(left(drain)));
+        self.figures.drains_until(until.unwrap_or(0));
         self.quiet.clear();
         self.view.send_modify(|view| {
             *view = View { phase, sequence: view.sequence + 1, drain, leaving };
@@ -145,6 +148,9 @@ impl Driver {
             }
             Action::Disarm => self.timer = None,
             Action::ReportReady => {
+                if let Some(upgrade) = &self.upgrade {
+                    self.figures.ready(upgrade.since);
+                }
                 let version = self.child_ready.as_ref().map(|(ready, _)| ready.version.clone());
                 self.report(|elapsed_ms, driver| Progress::Ready {
                     elapsed_ms,
@@ -155,12 +161,17 @@ impl Driver {
             Action::Report(verdict) => self.report_verdict(verdict),
             Action::Refuse(reason) => match std::mem::replace(asker, Asker::Nobody) {
                 Asker::Upgrade(progress) => {
+                    self.figures.refused();
                     progress.send(Progress::Refused { reason }).ok();
                 }
                 Asker::Reply(reply) => {
                     reply.send(Err(reason)).ok();
                 }
-                Asker::Nobody => tracing::warn!(%reason, "refused"),
+                // SIGHUP: nothing else that is asked by a signal can be refused.
+                Asker::Nobody => {
+                    self.figures.refused();
+                    tracing::warn!(%reason, "refused");
+                }
             },
             Action::Agree => {
                 if let Asker::Reply(reply) = std::mem::replace(asker, Asker::Nobody) {
@@ -255,6 +266,7 @@ impl Driver {
 
     fn take_ownership(&mut self, before: Phase) {
         self.owner = true;
+        self.figures.owns_since(unix_ms(SystemTime::now()));
         if let Some(path) = &self.options.pid_file
             && let Err(error) = pidfile::write(path)
         {

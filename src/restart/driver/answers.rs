@@ -40,6 +40,7 @@ impl Driver {
         if verdict == Verdict::RolledBack {
             self.notifier.ready(&format!("rolled back; generation {} serves", self.generation));
         }
+        self.figures.ended(&verdict, self.upgrade.as_ref().map(|upgrade| upgrade.since));
         self.last_upgrade = Some(verdict.clone());
         self.report(|elapsed_ms, _| Progress::Ended { elapsed_ms, verdict });
         self.upgrade = None;

@@ -10,6 +10,23 @@ use super::{Entry, HEADER, INCLUDES, Kind, MAGIC, MAX_SHARDS, MAX_TABLE, Owner, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub(super) u32);
 
+/// The places of a histogram: how many observations fell into each bucket, and their sum.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    /// The upper bounds, each inclusive, in ascending order; what is above them has a bucket, too.
+    bounds: &'static [u64],
+    first: Slot,
+    sum: Slot,
+}
+
+impl Histogram {
+    /// The place of the bucket in which `value` falls, and that of the sum.
+    pub(super) fn slots(&self, value: u64) -> (Slot, Slot) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        (Slot(self.first.0 + bucket as u32), self.sum)
+    }
+}
+
 /// The series that a process is going to count, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -25,6 +42,20 @@ impl Plan {
     /// A counter. The same series again is the same place.
     pub fn counter(&mut self, name: &str, labels: &[(&str, &str)]) -> Slot {
         self.add(Kind::Counter, Series::new(name, labels), None)
+    }
+
+    /// A histogram of whole numbers, such as nanoseconds: counters `name_bucket`, with the upper bound as label `le`,
+    /// which are not cumulative, and `name_sum`. The same series again must have the same bounds.
+    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], bounds: &'static [u64]) -> Histogram {
+        let texts = bounds.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let mut slots = texts.map(|bound| {
+            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", &*bound)]).collect();
+            self.counter(&format!("{name}_bucket"), &labels)
+        });
+        let first = slots.next().unwrap_or(Slot(u32::MAX));
+        slots.for_each(drop);
+        let sum = self.counter(&format!("{name}_sum"), labels);
+        Histogram { bounds, first, sum }
     }
 
     /// A gauge: ends with its process.

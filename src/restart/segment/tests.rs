@@ -60,6 +60,28 @@ fn what_threads_count_is_added_up_by_whoever_looks() {
 }
 
 #[test]
+fn an_observation_falls_into_one_bucket() {
+    let mut plan = Plan::default();
+    plan.counter("before", &[]);
+    let histogram = plan.histogram("seconds", &[("route", "a")], &[10, 100]);
+    let segment = Segment::create(&plan, owner(), 1).unwrap();
+    let shard = segment.seat(0).take();
+    [0, 10, 11, 100, 101, 5000].into_iter().for_each(|value| shard.observe(&histogram, value));
+    let other = seen(&segment);
+    let entries = other.table().entries.iter().enumerate();
+    let values: Vec<_> =
+        entries.map(|(at, entry)| (format!("{:?}", entry.series), other.value(at))).collect();
+    let expected = [
+        ("before{}", 0),
+        (r#"seconds_bucket{"route": "a", "le": "10"}"#, 2),
+        (r#"seconds_bucket{"route": "a", "le": "100"}"#, 2),
+        (r#"seconds_bucket{"route": "a", "le": "+Inf"}"#, 2),
+        (r#"seconds_sum{"route": "a"}"#, 5222),
+    ];
+    assert_eq!(values, expected.map(|(text, value)| (text.to_owned(), value)));
+}
+
+#[test]
 fn texts_of_any_kind_come_back() {
     let mut plan = Plan::default();
     plan.counter("n", &[("route", "/ü/\"\\\n"), ("empty", "")]);
