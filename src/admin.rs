@@ -1,20 +1,23 @@
-//! The admin listener: whether this process lives and is ready, over TCP. Nothing can be changed here.
+//! The admin listener: whether this process lives and is ready, and what all generations count, over TCP. Nothing can
+//! be changed here.
 //!
 //! Each answer says which generation gives it, so that a check of the new process cannot be answered by the
 //! old one unnoticed, and closes its connection, so that the next check reaches whoever serves then.
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::ACCEPT;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::http::{Body, Connections, Refusal, json, text};
+use crate::metrics::{Exposition, Format};
 use crate::restart::{Phase, Stream, Viewer};
 
 /// What there is to ask for.
-const ENDPOINTS: &[&str] = &["GET /livez", "GET /readyz"];
+const ENDPOINTS: &[&str] = &["GET /livez", "GET /metrics", "GET /readyz"];
 
 /// Which process answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub struct Identity {
 pub struct AdminServer {
     viewer: Viewer,
     identity: Rc<Identity>,
+    exposition: Exposition,
     connections: Rc<Connections>,
 }
 
@@ -46,45 +50,74 @@ struct Health<'a> {
 
 impl AdminServer {
     /// A server that looks at `viewer` for what the process is doing.
-    pub fn new(viewer: Viewer, identity: Rc<Identity>) -> Self {
-        AdminServer { viewer, identity, connections: Rc::default() }
+    pub fn new(viewer: Viewer, identity: Rc<Identity>, exposition: Exposition) -> Self {
+        AdminServer { viewer, identity, exposition, connections: Rc::default() }
     }
 
     /// Answers what is asked on one connection, in a task of its own. Must be called within a `LocalSet`.
     pub fn serve(&self, stream: Stream) {
         let (viewer, identity) = (self.viewer.clone(), self.identity.clone());
-        let connections = self.connections.clone();
+        let (connections, exposition) = (self.connections.clone(), self.exposition.clone());
         spawn_local(async move {
             let answer = |request: Request<Incoming>| {
                 let phase = viewer.borrow().phase;
-                std::future::ready(answer(request.method(), request.uri().path(), phase, &identity))
+                let answer = answer(request.method(), request.uri().path(), phase, &identity);
+                let exposition = exposition.clone();
+                async move {
+                    match answer {
+                        Ok(answer) => answer,
+                        Err(Metrics) => metrics(exposition, request.headers()).await,
+                    }
+                }
             };
             connections.serve(stream, answer).await;
         });
     }
 }
 
-fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Response<Body> {
-    if !matches!(path, "/" | "/livez" | "/readyz") {
+/// The answer takes a while.
+struct Metrics;
+
+/// What is counted, written down on another thread: this one is the driver's, and has more to do.
+async fn metrics(exposition: Exposition, headers: &HeaderMap) -> Response<Body> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::wanted(accept);
+    match spawn_blocking(move || exposition.render(format)).await {
+        Ok(Ok(page)) => text(StatusCode::OK, format.content_type(), page),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Response<Body> {
+    tracing::error!(%error, "the metrics cannot be written down");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).answer(&[])
+}
+
+fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Result<Response<Body>, Metrics> {
+    if !matches!(path, "/" | "/livez" | "/metrics" | "/readyz") {
         let error = format!("there is nothing at {path}");
-        return Refusal::new(StatusCode::NOT_FOUND, error).answer(ENDPOINTS);
+        return Ok(Refusal::new(StatusCode::NOT_FOUND, error).answer(ENDPOINTS));
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         let error = format!("{path} takes GET, HEAD, not {method}");
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        return Refusal { status, error, allow: Some("GET, HEAD") }.answer(ENDPOINTS);
+        return Ok(Refusal { status, error, allow: Some("GET, HEAD") }.answer(ENDPOINTS));
+    }
+    if path == "/metrics" {
+        return Err(Metrics);
     }
     let Identity { generation, version } = identity;
     if path == "/" {
         let page = format!(
-            "exuvia {version}, generation {generation}: /livez (this process lives), /readyz (it accepts connections)\n"
+            "exuvia {version}, generation {generation}: /livez (this process lives), /readyz (it accepts connections), /metrics (for Prometheus)\n"
         );
-        return text(StatusCode::OK, "text/plain; charset=utf-8", page);
+        return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", page));
     }
     let ready = phase.accepts();
     let health = Health { ready, generation: *generation, pid: std::process::id(), version, phase };
     let good = ready || path == "/livez";
-    json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
+    Ok(json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health))
 }
 
 #[cfg(test)]
@@ -98,7 +131,7 @@ mod tests {
     }
 
     async fn ask(method: Method, path: &str, phase: Phase) -> (u16, String) {
-        let (head, body) = answer(&method, path, phase, &identity()).into_parts();
+        let (head, body) = answer(&method, path, phase, &identity()).ok().unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (head.status.as_u16(), String::from_utf8(body.into()).unwrap())
     }

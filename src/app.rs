@@ -22,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
+use crate::metrics::{self, Exposition};
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
@@ -205,8 +206,12 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
+            let families = metrics::CORE.iter().copied();
+            let exposition = Exposition::new(driver.books(), families, VERSION)
+                .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares)?;
-            Ok(self.serve_operators(operator, control?.into_iter().chain(admin?).collect(), &driver, &handle))
+            let listeners = control?.into_iter().chain(admin?).collect();
+            Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))
         })();
         let control = match begun {
             Ok(control) => control,
@@ -339,6 +344,7 @@ impl Parts {
         &self,
         member: Member,
         listeners: Vec<Listener>,
+        exposition: Exposition,
         driver: &Driver,
         handle: &Handle,
     ) -> Rc<ControlServer> {
@@ -350,7 +356,7 @@ impl Parts {
         });
         let control = Rc::new(ControlServer::new(handle.clone(), extra));
         let identity = Rc::new(Identity { generation: driver.generation(), version: VERSION.to_owned() });
-        let admin = AdminServer::new(handle.viewer(), identity);
+        let admin = AdminServer::new(handle.viewer(), identity, exposition);
         let server = control.clone();
         spawn_local(async move {
             let tracker = member.tracker();

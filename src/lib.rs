@@ -54,6 +54,9 @@ pub mod tls;
 pub mod demo;
 
 #[cfg(feature = "proxy")]
+pub mod metrics;
+
+#[cfg(feature = "proxy")]
 mod timer;
 
 pub mod restart;

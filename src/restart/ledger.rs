@@ -45,7 +45,37 @@ pub struct Total {
 }
 
 /// The sums by series.
-pub type Totals = BTreeMap<Series, Total>;
+#[derive(Clone, Debug, Default)]
+pub struct Totals(BTreeMap<Series, Total>);
+
+impl Totals {
+    /// The series of this name, in the order of their labels.
+    pub fn named(&self, name: &str) -> impl Iterator<Item = (&Series, &Total)> {
+        let from = Series::new(name, &[]);
+        self.0.range(from.clone()..).take_while(move |(series, _)| series.name() == from.name())
+    }
+
+    /// Of the series of this name, which count what began, how much has not ended.
+    pub fn open(&self, name: &str) -> BTreeMap<&Series, i64> {
+        let mut open: BTreeMap<_, _> =
+            self.named(name).map(|(series, total)| (series, total.value.cast_signed())).collect();
+        for total in self.0.values().filter(|total| total.kind == Kind::End) {
+            if let Some(began) = total.link.as_ref().and_then(|link| open.get_mut(link)) {
+                *began = began.wrapping_sub(total.value.cast_signed());
+            }
+        }
+        open
+    }
+
+    fn add(&mut self, entries: &[Entry], entry: &Entry, value: u64) {
+        if let Some(total) = self.0.get_mut(&entry.series) {
+            total.value = total.value.wrapping_add(value);
+        } else {
+            let link = entry.link.and_then(|link| entries.get(link)).map(|entry| entry.series.clone());
+            self.0.insert(entry.series.clone(), Total { kind: entry.kind, value, link });
+        }
+    }
+}
 
 /// What has changed in the segments that a service manager should keep.
 #[derive(Clone, Debug, Default)]
@@ -69,9 +99,19 @@ impl Books {
         self.0.iter().filter(|held| !held.dead).map(|held| &held.segment)
     }
 
+    /// This process's own.
+    pub fn own(&self) -> Option<&Segment> {
+        self.0.first().map(|held| &held.segment)
+    }
+
+    /// One of them alone, whose process is alive.
+    pub fn only(segment: &Segment) -> Books {
+        Books(vec![Held { segment: segment.clone(), dead: false }])
+    }
+
     /// Adds up what is there now.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::new();
+        let mut totals = Totals::default();
         for Held { segment, dead } in &self.0 {
             let entries = &segment.table().entries;
             // From the last to the first: the ends before what they end, see `Segment::open`.
@@ -79,14 +119,14 @@ impl Books {
                 if *dead && entry.kind == Kind::Gauge {
                     continue;
                 }
-                add(&mut totals, entries, entry, segment.value(place));
+                totals.add(entries, entry, segment.value(place));
             }
             if *dead {
                 for (place, link) in entries.iter().enumerate().filter_map(|(place, entry)| {
                     entry.link.filter(|_| entry.kind == Kind::Counter).map(|link| (place, link))
                 }) {
                     if let Ok(lost @ 1..) = u64::try_from(segment.open(place)) {
-                        add(&mut totals, entries, &entries[link], lost);
+                        totals.add(entries, &entries[link], lost);
                     }
                 }
             }
@@ -97,15 +137,6 @@ impl Books {
     /// The descriptors of all of them.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|held| held.segment.as_fd())
-    }
-}
-
-fn add(totals: &mut Totals, entries: &[Entry], entry: &Entry, value: u64) {
-    if let Some(total) = totals.get_mut(&entry.series) {
-        total.value = total.value.wrapping_add(value);
-    } else {
-        let link = entry.link.and_then(|link| entries.get(link)).map(|entry| entry.series.clone());
-        totals.insert(entry.series.clone(), Total { kind: entry.kind, value, link });
     }
 }
 
@@ -192,7 +223,7 @@ fn sum(books: &Books) -> std::io::Result<Segment> {
     let totals = books.totals();
     let mut plan = Plan::default();
     let slots: Vec<_> =
-        totals.iter().map(|(series, total)| (plan.add(total.kind, series.clone(), None), total)).collect();
+        totals.0.iter().map(|(series, total)| (plan.add(total.kind, series.clone(), None), total)).collect();
     for (slot, total) in &slots {
         if let Some(link) = &total.link {
             plan.link(*slot, link);
@@ -248,6 +279,7 @@ mod tests {
     fn values(books: &Books) -> Vec<(String, i64)> {
         books
             .totals()
+            .0
             .iter()
             .map(|(series, total)| (format!("{series:?}"), total.value.cast_signed()))
             .collect()
@@ -347,7 +379,7 @@ mod tests {
             next.adopt(held.segment.as_fd().try_clone_to_owned().unwrap());
         }
         let totals = next.books().totals();
-        let total = &totals[&Series::new("later", &[])];
+        let (_, total) = totals.named("later").next().unwrap();
         assert_eq!((total.kind, total.value), (Kind::Unknown(77), 42));
     }
 }
