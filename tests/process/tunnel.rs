@@ -1,10 +1,15 @@
 //! Connections that were HTTP and carry something else, while the process is replaced under them.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::thread::{scope, spawn};
 
-use super::harness::{Exuvia, eventually, is_alive};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::harness::{Exuvia, PATIENCE, eventually, is_alive};
 use super::traffic::Client;
 use super::upstream::{Pattern, Peer, Upstream};
 
@@ -68,21 +73,42 @@ fn tunnels_live_through_upgrades_in_the_process_that_has_them() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// Neither side has said that this was all, and so neither hears it: a download and an upload that the deadline cut
+/// would look whole. Nor when the process is killed.
 #[test]
-fn the_deadline_ends_a_tunnel_and_it_is_counted() {
-    let upstream = echo();
-    let settings = "[restart]\nprobation = \"0s\"\n[drain]\ntimeout = \"500ms\"\n";
-    let exuvia = Exuvia::start(&format!("{}{settings}", upstream.settings()));
-    let old = exuvia.pid();
-    let mut client = tunnel(&exuvia);
-    exuvia.upgrade();
-    say(&mut client, "still here");
-    eventually("the old process is gone", || (!is_alive(old)).then_some(()));
-    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "nobody carries it any more");
-    let log = exuvia.log();
-    let counted = log.lines().any(|line| line.contains("tunnel") && line.contains("dropped_in_flight=1"));
-    assert!(counted, "{log}");
-    assert_eq!(exuvia.stop(), 0);
+fn the_deadline_breaks_a_tunnel_off_and_it_is_counted() {
+    for killed in [false, true] {
+        let (sender, ends) = channel();
+        let sender = Mutex::new(sender);
+        let upstream = Upstream::start(move |mut peer| {
+            grant(&mut peer);
+            let mut block = [0; 4096];
+            let end = loop {
+                match peer.read(&mut block) {
+                    Ok(n @ 1..) => peer.send(&block[..n]).unwrap(),
+                    end => break end,
+                }
+            };
+            sender.lock().unwrap().send(end.map_err(|error| error.kind())).unwrap();
+        });
+        let timeout = if killed { "60s" } else { "500ms" };
+        let settings = format!("[restart]\nprobation = \"0s\"\n[drain]\ntimeout = \"{timeout}\"\n");
+        let exuvia = Exuvia::start(&format!("{}{settings}", upstream.settings()));
+        let old = exuvia.pid();
+        let mut client = tunnel(&exuvia);
+        exuvia.upgrade();
+        say(&mut client, "still here");
+        if killed {
+            kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset));
+        eventually("the old process is gone", || (!is_alive(old)).then_some(()));
+        let log = exuvia.log();
+        let counted = log.lines().any(|line| line.contains("tunnel") && line.contains("dropped_in_flight=1"));
+        assert!(counted || killed, "{log}");
+        assert_eq!(exuvia.stop(), 0);
+    }
 }
 
 /// More both ways at once than all buffers on the way can hold, and the process is replaced in the middle.

@@ -201,6 +201,8 @@ async fn tunnel(
         return Ok(());
     }
     let mut client = Duplex::new(stream, sending);
+    // Also when this task is dropped with its connection: see `server/tunnel.rs`.
+    upstream.reset_on_close(true);
     let mut tunnel = Tunnel::new();
     let mut timer = Timer::default();
     let over = poll_fn(|cx| {
@@ -211,7 +213,10 @@ async fn tunnel(
     })
     .await;
     match over {
-        Some(Over::Ended { .. }) => Ok(()),
+        Some(Over::Ended { .. }) => {
+            upstream.reset_on_close(false);
+            Ok(())
+        }
         None | Some(Over::ClientFailed(_)) => Err(Broken::Gone),
         // What a reset of TCP is on a stream (RFC 8441, section 5).
         Some(Over::ServerFailed(_) | Over::Silent) => Err(Broken::Stalled),

@@ -135,32 +135,45 @@ fn the_server_ends_and_hears_the_client_out() {
     });
 }
 
+/// What the client broke off ended towards the server like what is whole.
 #[test]
 fn a_reset_of_one_side_reaches_the_other() {
     run(async {
-        let (over, mut is_over) = mpsc::unbounded_channel();
+        let (broken, mut is_broken) = mpsc::unbounded_channel();
         let address = upstream(move |mut peer| {
-            let over = over.clone();
+            let broken = broken.clone();
             async move {
                 let granted = grant(&peer.head().await);
                 peer.send(&granted).await;
-                if peer.more().await {
+                if peer.bytes(2).await == b"go" {
                     peer.stream.set_zero_linger().unwrap();
                 } else {
-                    over.send(()).unwrap();
+                    peer.send("!").await;
+                    peer.reset().await;
+                    broken.send(()).unwrap();
                 }
             }
         })
         .await;
         let edge = edge(address).await;
         let mut client = edge.h2().await;
-        let (_receive, mut send) = client.websocket().await;
+        let (mut receive, mut send) = client.websocket().await;
+        send.send_data(Bytes::from_static(b"no"), false).unwrap();
+        assert_eq!(data(&mut receive).await, "!");
         send.send_reset(Reason::CANCEL);
-        timeout(LONG, is_over.recv()).await.expect("the server does not hear of it").unwrap();
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
 
         let (receive, mut send) = client.websocket().await;
         send.send_data(Bytes::from_static(b"go"), false).unwrap();
         assert_eq!(rest_of(receive).await.unwrap_err().reason(), Some(Reason::CANCEL));
+
+        // The whole connection goes, and the streams with it.
+        let (mut receive, mut send) = client.websocket().await;
+        send.send_data(Bytes::from_static(b"no"), false).unwrap();
+        assert_eq!(data(&mut receive).await, "!");
+        client.connection.abort();
+        drop((receive, send, client));
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
     });
 }
 
