@@ -177,6 +177,49 @@ fn a_reset_of_one_side_reaches_the_other() {
     });
 }
 
+/// Every byte begins its time anew.
+#[test]
+fn one_that_rests_too_long_is_broken_off() {
+    const LIMIT: Duration = Duration::from_secs(12);
+    async fn pass(time: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+    }
+    run(async {
+        let (broken, mut is_broken) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let broken = broken.clone();
+            async move {
+                let granted = grant(&peer.head().await);
+                peer.send(&granted).await;
+                for _ in 0..3 {
+                    peer.bytes(1).await;
+                    peer.send("!").await;
+                }
+                peer.reset().await;
+                broken.send(()).unwrap();
+            }
+        })
+        .await;
+        let mut setup = Setup::new(&[address]);
+        setup.server.tunnel_timeout = LIMIT;
+        let edge = setup.start().await;
+        let mut client = edge.h2().await;
+        let (mut receive, mut send) = client.websocket().await;
+        for _ in 0..3 {
+            pass(LIMIT * 3 / 4).await;
+            send.send_data(Bytes::from_static(b"?"), false).unwrap();
+            assert_eq!(data(&mut receive).await, "!");
+        }
+        pass(LIMIT).await;
+        assert_eq!(rest_of(receive).await.unwrap_err().reason(), Some(Reason::CANCEL));
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
+        // It was the stream's own end.
+        edge.until_h2(|status| (status.open, status.active) == (1, 0)).await;
+    });
+}
+
 #[test]
 fn a_refusal_is_an_answer() {
     run(async {
