@@ -31,12 +31,17 @@ fn echo() -> (Upstream, Receiver<Result<usize, ErrorKind>>) {
     let sender = Mutex::new(sender);
     let upstream = Upstream::start(move |mut peer| {
         let request = peer.request().unwrap();
-        let key = request.header("sec-websocket-key").unwrap();
-        let grant = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            proof(key)
-        );
+        let grant = match request.header("sec-websocket-key") {
+            Some(key) => format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: {}\r\n\r\n",
+                proof(key)
+            ),
+            None => {
+                assert_eq!(request.line, "CONNECT db.internal:5432 HTTP/1.1");
+                "HTTP/1.1 200 OK\r\n\r\n".to_owned()
+            }
+        };
         peer.send(grant.as_bytes()).unwrap();
         let mut block = [0; 4096];
         let end = loop {
@@ -95,6 +100,10 @@ impl Tunnel {
         request.extensions_mut().insert(Protocol::from_static("websocket"));
         request.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
         Tunnel::open(client, request).await
+    }
+
+    async fn connect(client: &SendRequest<Bytes>) -> Tunnel {
+        Tunnel::open(client, Request::connect("db.internal:5432").body(()).unwrap()).await
     }
 
     async fn say(&mut self, word: &str) {
@@ -177,7 +186,7 @@ fn counts_one(exuvia: &Exuvia) {
 
 fn settings(upstream: &Upstream, drain_timeout: &str) -> String {
     let drain = format!("[restart]\nprobation = \"0s\"\n[drain]\ntimeout = \"{drain_timeout}\"\n");
-    format!("{}{drain}", upstream.settings())
+    format!("{}connect = true\n{drain}", upstream.settings())
 }
 
 #[test]
@@ -200,6 +209,33 @@ fn a_websocket_at_the_deadline() {
     let old = run(async {
         let client = connect(exuvia.address()).await;
         let tunnel = Tunnel::websocket(&client).await;
+        is_broken_off_at_the_deadline(&exuvia, tunnel, &ends).await
+    });
+    is_gone(old);
+    counts_one(&exuvia);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+#[test]
+fn a_connect_lives_through_upgrades() {
+    let (upstream, ends) = echo();
+    let exuvia = Exuvia::start(&settings(&upstream, "60s"));
+    let old = run(async {
+        let client = connect(exuvia.address()).await;
+        let tunnel = Tunnel::connect(&client).await;
+        lives_through_upgrades(&exuvia, tunnel, &ends).await
+    });
+    is_gone(old);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+#[test]
+fn a_connect_at_the_deadline() {
+    let (upstream, ends) = echo();
+    let exuvia = Exuvia::start(&settings(&upstream, "1s"));
+    let old = run(async {
+        let client = connect(exuvia.address()).await;
+        let tunnel = Tunnel::connect(&client).await;
         is_broken_off_at_the_deadline(&exuvia, tunnel, &ends).await
     });
     is_gone(old);

@@ -70,12 +70,6 @@ impl Client {
     }
 }
 
-async fn data(body: &mut RecvStream) -> Bytes {
-    let data = timeout(LONG, body.data()).await.expect("nothing comes").unwrap().unwrap();
-    body.flow_control().release_capacity(data.len()).unwrap();
-    data
-}
-
 /// Sends back what comes, to the end.
 async fn echo() -> SocketAddr {
     upstream(|mut peer| async move {
@@ -181,11 +175,6 @@ fn a_reset_of_one_side_reaches_the_other() {
 #[test]
 fn one_that_rests_too_long_is_broken_off() {
     const LIMIT: Duration = Duration::from_secs(12);
-    async fn pass(time: Duration) {
-        tokio::time::pause();
-        tokio::time::advance(time).await;
-        tokio::time::resume();
-    }
     run(async {
         let (broken, mut is_broken) = mpsc::unbounded_channel();
         let address = upstream(move |mut peer| {

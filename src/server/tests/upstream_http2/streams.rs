@@ -351,6 +351,24 @@ fn the_word_to_go_on() {
     });
 }
 
+/// A tunnel takes a connection of its own, which speaks HTTP/1.
+#[test]
+fn a_connect_does_not_go_by_http2() {
+    run(async {
+        let (address, seen) = upstream_h2(h2::server::Builder::new(), ok).await;
+        let mut setup = setup(address);
+        setup.proxy.connect = true;
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        client.send("CONNECT db:1 HTTP/1.1\r\nHost: db:1\r\n\r\n").await;
+        client.message().await.expect("405 Method Not Allowed");
+        let mut client = h2_client(&edge).await;
+        let (answer, _send) = client.send_request(Request::connect("db:1").body(()).unwrap(), false).unwrap();
+        assert_eq!(timeout(LONG, answer).await.expect("no answer").unwrap().status(), 405);
+        assert_eq!(seen.counts().1, 0);
+    });
+}
+
 /// Each request has a connection of its own, also beside others of its client, and that says for whom it is before
 /// HTTP/2 begins.
 #[test]
