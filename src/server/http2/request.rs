@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, request};
 
+use super::tunnel::Asked;
 use super::websocket;
 
 /// Why a request is not passed on.
@@ -29,11 +30,11 @@ pub(super) struct Facts {
     /// Whether the client waits for a 100 before it sends the body.
     pub(super) expects: bool,
     pub(super) is_head: bool,
-    /// The key of the WebSocket that is asked for (RFC 8441): no body follows, but the WebSocket.
-    pub(super) websocket: Option<HeaderValue>,
+    /// What is asked for in place of an answer.
+    pub(super) tunnel: Option<Asked>,
 }
 
-/// Translates the head in place: the target in origin-form, the host in `Host`, one `Cookie`.
+/// Translates the head in place: the target in origin-form unless it is a CONNECT's, the host in `Host`, one `Cookie`.
 pub(super) fn translate(
     request: Request<RecvStream>,
     max_headers: usize,
@@ -54,9 +55,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     if protocol.is_some() && !is_websocket {
         return Err(Refusal::Answer(StatusCode::NOT_IMPLEMENTED));
     }
-    if !is_websocket && parts.method == Method::CONNECT {
-        return Err(Refusal::Answer(StatusCode::METHOD_NOT_ALLOWED));
-    }
+    let is_connect = !is_websocket && parts.method == Method::CONNECT;
     let mut cookies = 0;
     for (name, value) in &parts.headers {
         if value.as_bytes().trim_ascii().len() != value.len() {
@@ -67,9 +66,18 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     if cookies > 1 {
         join_cookies(&mut parts.headers);
     }
-    let websocket = if is_websocket { Some(websocket::ask(parts).map_err(Refusal::Answer)?) } else { None };
+    let mut tunnel = match is_websocket {
+        true => Some(Asked::WebSocket(websocket::ask(parts).map_err(Refusal::Answer)?)),
+        false => None,
+    };
     let length = take_length(&mut parts.headers)?;
-    take_target(parts)?;
+    if is_connect {
+        agree_on_host(parts)?;
+        // Whether it may be, the proxy decides; and it takes none that says it has a body.
+        tunnel = (length.unwrap_or(0) == 0).then_some(Asked::Connect);
+    } else {
+        take_target(parts)?;
+    }
     Ok(Facts {
         length,
         expects: parts
@@ -77,7 +85,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
         is_head: parts.method == Method::HEAD,
-        websocket,
+        tunnel,
     })
 }
 
@@ -108,20 +116,25 @@ fn take_target(parts: &mut request::Parts) -> Result<(), Refusal> {
     if !target.starts_with('/') && !is_whole_server {
         return Err(Refusal::Malformed("a path that does not begin with a slash"));
     }
-    if let Some(authority) = parts.uri.authority() {
-        match parts.headers.get(header::HOST) {
-            None => {
-                let host = HeaderValue::try_from(authority.as_str());
-                let host = host.map_err(|_| Refusal::Malformed("an authority that is no host"))?;
-                parts.headers.insert(header::HOST, host);
-            }
-            Some(host) if host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {}
-            // Which of the two is meant, nobody can say (RFC 9113, section 8.3.1).
-            Some(_) => return Err(Refusal::Answer(StatusCode::BAD_REQUEST)),
-        }
-    }
+    agree_on_host(parts)?;
     if let Some(origin) = parts.uri.path_and_query() {
         parts.uri = Uri::from(origin.clone());
+    }
+    Ok(())
+}
+
+/// Makes `Host` say what the authority says. Which of the two is meant, nobody can say when they differ (RFC 9113,
+/// section 8.3.1).
+fn agree_on_host(parts: &mut request::Parts) -> Result<(), Refusal> {
+    let Some(authority) = parts.uri.authority().map(|authority| authority.as_str()) else { return Ok(()) };
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
+        return Err(Refusal::Answer(StatusCode::BAD_REQUEST));
+    }
+    if !parts.headers.contains_key(header::HOST) {
+        let host = HeaderValue::try_from(authority);
+        let host = host.map_err(|_| Refusal::Malformed("an authority that is no host"))?;
+        parts.headers.insert(header::HOST, host);
     }
     Ok(())
 }
