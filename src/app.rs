@@ -197,6 +197,7 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
+        let columns = proxy::Columns::plan(startup.plan());
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
@@ -206,10 +207,10 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = metrics::CORE.iter().copied();
+            let families = [metrics::CORE, proxy::FAMILIES].concat();
             let exposition = Exposition::new(driver.books(), families, VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
-            self.start_workers(members, shares)?;
+            self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
             Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))
         })();
@@ -252,10 +253,12 @@ impl Parts {
         &self,
         members: Vec<Member>,
         shares: Vec<Result<Vec<Listener>, restart::Error>>,
+        columns: &proxy::Columns,
     ) -> Result<(), Failure> {
         let config = self.worker_config();
         for (i, (member, listeners)) in members.into_iter().zip(shares).enumerate() {
-            let worker = Worker { config: config.clone(), member, listeners: listeners? };
+            let worker =
+                Worker { config: config.clone(), columns: columns.clone(), member, listeners: listeners? };
             let start = || -> io::Result<()> {
                 // The runtime first, here: a thread that cannot begin would be found out only after `Ready`.
                 let runtime = Builder::new_current_thread().enable_all().build()?;

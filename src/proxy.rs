@@ -14,6 +14,7 @@ mod error;
 mod forward;
 mod headers;
 mod interim;
+mod metrics;
 mod proxy_header;
 mod tunnel;
 mod upstream;
@@ -24,13 +25,14 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 #[cfg(test)]
 pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub use metrics::{Columns, FAMILIES, Metrics};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;
@@ -84,11 +86,12 @@ pub struct Proxy {
     stall_timeout: Duration,
     rules: Rules,
     tells_ends: bool,
+    metrics: Rc<Metrics>,
 }
 
 impl Proxy {
     /// Must run within a [`LocalSet`](tokio::task::LocalSet).
-    pub fn new(config: &Config) -> Rc<Self> {
+    pub fn new(config: &Config, metrics: Rc<Metrics>) -> Rc<Self> {
         let server = |address: &ServerAddr| Server::new(address.clone(), config.connections.clone());
         Rc::new(Proxy {
             servers: config.servers.iter().map(server).collect(),
@@ -96,6 +99,7 @@ impl Proxy {
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
             tells_ends: config.connections.proxy_protocol.is_some(),
+            metrics,
             rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
@@ -111,6 +115,11 @@ impl Proxy {
     ) -> Client {
         let forwarded = Rc::new(Forwarded::new(ip, scheme, certificate));
         Client { proxy: self.clone(), forwarded, ends }
+    }
+
+    /// Requests that end from now on do so because this process cuts them.
+    pub fn cut(&self) {
+        self.metrics.cut();
     }
 
     /// Whether servers are told who is connected with whom.
@@ -161,7 +170,7 @@ impl Client {
     pub fn exchange(&self) -> Exchange {
         Exchange {
             client: self.clone(),
-            upload: Rc::new(Upload::new()),
+            upload: Rc::new(Upload::new(self.proxy.metrics.clone())),
             timer: Rc::default(),
             inbox: Inbox::default(),
         }
@@ -191,18 +200,29 @@ impl Exchange {
     /// given what the upstream says before that (RFC 9110, section 15.2), in order. The next request must not
     /// come before this answer has been read or dropped.
     pub async fn answer(&self, request: Request<ClientBody>, interim: &dyn Interim) -> Answer {
-        match self.forward(request, interim).await {
-            Ok(answer) => answer,
+        let metrics = &self.client.proxy.metrics;
+        let mut flight = metrics.begin(request.version(), request.method());
+        let is_head = request.method() == Method::HEAD;
+        let response = match self.forward(request, interim).await {
+            Ok(Answer::Response(response)) => response,
+            Ok(Answer::Tunnel(head, stream)) => {
+                flight.answered(head.status());
+                return Answer::Tunnel(head, stream);
+            }
             Err(error) => {
                 error.log();
+                metrics.error(error.label());
                 let mut response = error.response();
                 if self.upload.shut() {
                     self.upload.end_shut();
                     forward::close(response.headers_mut());
                 }
-                Answer::Response(response)
+                response
             }
-        }
+        };
+        let status = response.status();
+        let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Answer::Response(response.map(|body| body.answering(flight, status, bodiless)))
     }
 
     /// Whether a request body is still on its way. An upstream may answer before it has all of it.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Metrics, Proxy};
 use crate::restart::{Accepted, Listener, Member};
 use crate::server::{self, Server};
 
@@ -28,6 +28,8 @@ pub struct Config {
 pub struct Worker {
     /// What it does.
     pub config: Config,
+    /// Where its requests are counted.
+    pub columns: proxy::Columns,
     /// Its place in the process.
     pub member: Member,
     /// The sockets it accepts on.
@@ -38,11 +40,12 @@ impl Worker {
     /// Runs on this thread, and on a current-thread `runtime` that is its own, until the process ends or what
     /// is left is to be cut.
     pub fn run(self, runtime: &Runtime) {
-        let Worker { config, member, listeners } = self;
+        let Worker { config, columns, member, listeners } = self;
         let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
-            let server = Rc::new(Server::new(config.server, Proxy::new(&config.proxy)));
+            let proxy = Proxy::new(&config.proxy, Metrics::new(columns, member.shard()));
+            let server = Rc::new(Server::new(config.server, proxy.clone()));
             let begin = {
                 let tracker = tracker.clone();
                 move |accepted: Accepted| {
@@ -52,6 +55,7 @@ impl Worker {
                 }
             };
             member.attend(&tracker, listeners, config.max_connections, begin).await;
+            proxy.cut();
         };
         tasks.block_on(runtime, serving);
         // In this order: the connections that are cut count themselves before the member says it has left.
@@ -72,7 +76,7 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use super::*;
-    use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, View};
+    use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, Plan, View};
 
     /// Answers one request on each connection: `/endless` with an answer that does not end.
     fn upstream() -> SocketAddr {
@@ -104,7 +108,9 @@ mod tests {
         };
         let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
         let (reports, mut reported) = mpsc::unbounded_channel();
-        let counts = Counts::alone(server::KINDS, 1);
+        let mut plan = Plan::default();
+        let columns = proxy::Columns::plan(&mut plan);
+        let counts = Counts::beside(plan, server::KINDS, 1);
         let worker = Worker {
             config: Config {
                 server: server::Config::default(),
@@ -114,6 +120,7 @@ mod tests {
                 },
                 max_connections: 100,
             },
+            columns,
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
             listeners: listeners.share("http", 0, 1).unwrap(),
         };

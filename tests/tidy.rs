@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("demo", &[]),
     ("http", &["restart"]),
     ("metrics", &["restart"]),
-    ("proxy", &["restart", "timer"]),
+    ("proxy", &["metrics", "restart", "timer"]),
     ("restart", &[]),
     ("server", &["proxy", "restart", "timer", "tls"]),
     ("settings", &["restart"]),

@@ -11,12 +11,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::error::{BodyError, Cause};
 use super::headers;
+use super::metrics::{Flight, Metrics};
 use crate::timer::Timer;
 use from_upstream::FromUpstream;
 pub(super) use from_upstream::{FromServer, Http2Body};
@@ -24,7 +26,20 @@ use http2::FromHttp2;
 
 /// What a client gets.
 #[derive(Debug)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The request that it answers, until it is counted as answered.
+    answers: Option<Answers>,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+struct Answers {
+    flight: Flight,
+    status: StatusCode,
+    /// Whether the client gets no body, whatever there is of it.
+    bodiless: bool,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -51,11 +66,17 @@ impl Body {
     }
 
     pub(super) fn full(text: Bytes) -> Self {
-        Body(Kind::Full(text))
+        Body { kind: Kind::Full(text), answers: None }
     }
 
     pub(super) fn upstream(source: FromServer, silence: Silence) -> Self {
-        Body(Kind::Upstream(FromUpstream::new(source, silence)))
+        Body { kind: Kind::Upstream(FromUpstream::new(source, silence)), answers: None }
+    }
+
+    /// The request is answered once this has been taken to its end.
+    pub(super) fn answering(mut self, flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+        self.answers = Some(Answers { flight, status, bodiless });
+        self
     }
 }
 
@@ -67,24 +88,45 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().0 {
-            Kind::Full(text) if text.is_empty() => Poll::Ready(None),
-            Kind::Full(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Kind::Upstream(body) => body.poll_frame(cx),
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Full(text) if text.is_empty() => None,
+            Kind::Full(text) => Some(Ok(Frame::data(std::mem::take(text)))),
+            Kind::Upstream(body) => ready!(body.poll_frame(cx)),
+        };
+        if let Some(Answers { flight, status, .. }) = &mut this.answers {
+            match &frame {
+                Some(Ok(frame)) => flight.send(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => flight.break_off(),
+                None => flight.answered(*status),
+            }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(text) => text.is_empty(),
             Kind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(text) => SizeHint::with_exact(text.len() as u64),
             Kind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // Whoever knows that nothing follows does not ask again.
+        let is_at_end = http_body::Body::is_end_stream(self);
+        if let Some(Answers { flight, status, bodiless }) = &mut self.answers
+            && (*bodiless || is_at_end)
+        {
+            flight.answered(*status);
         }
     }
 }
@@ -108,6 +150,7 @@ pub(super) struct Upload {
     watcher: RefCell<Option<Waker>>,
     /// Whoever waits for more of the body; kept only where it can be stopped.
     reader: RefCell<Option<Waker>>,
+    metrics: Rc<Metrics>,
     /// What nobody wants of an HTTP/1 body.
     leftover: RefCell<Option<Leftover>>,
 }
@@ -148,8 +191,9 @@ enum Gate {
 }
 
 impl Upload {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Rc<Metrics>) -> Self {
         Upload {
+            metrics,
             open: Cell::new(false),
             gate: Cell::new(Gate::Open),
             awaited_since: Cell::new(None),
@@ -413,10 +457,14 @@ impl http_body::Body for RequestBody {
         if !this.upload.read.replace(true) {
             this.upload.wake_watcher();
         }
-        if let Poll::Ready(Some(Ok(frame))) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            headers::prepare_trailers(trailers);
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            if let Some(data) = frame.data_ref() {
+                let is_http2 = matches!(this.incoming.0, Source::Http2(_));
+                this.upload.metrics.receive(is_http2, data.len());
+            }
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::prepare_trailers(trailers);
+            }
         }
         if frame.is_ready() {
             this.begun = true;

@@ -93,6 +93,32 @@ pub enum Fault {
 }
 
 impl Error {
+    /// Every word that [`Error::label`] may give.
+    pub(super) const LABELS: [&str; 22] = [
+        "host_missing",
+        "host_repeated",
+        "host_invalid",
+        "host_mismatch",
+        "content_length",
+        "target_invalid",
+        "transfer_coding",
+        "connect",
+        "connect_target",
+        "request_body",
+        "upstream_unreachable",
+        "upstream_connect_timeout",
+        "upstream_certificate",
+        "upstream_tls",
+        "upstream_full",
+        "upstream_refused",
+        "upstream_reset",
+        "upstream_silent",
+        "upstream_closed_early",
+        "upstream_malformed",
+        "upstream_none",
+        "other",
+    ];
+
     /// The table: each error's status, its label in metrics, and whose fault it is.
     fn row(&self) -> (StatusCode, &'static str, Fault) {
         use Fault::{Client, Upstream};

@@ -148,7 +148,12 @@ impl Counts {
     /// Series without a driver around them, for `threads` threads.
     #[cfg(test)]
     pub(crate) fn alone(kinds: Kinds, threads: usize) -> Arc<Self> {
-        let mut plan = Plan::default();
+        Counts::beside(Plan::default(), kinds, threads)
+    }
+
+    /// The same, beside what is planned already.
+    #[cfg(test)]
+    pub(crate) fn beside(mut plan: Plan, kinds: Kinds, threads: usize) -> Arc<Self> {
         let columns = Columns::plan(&mut plan, kinds);
         Counts::new(columns, Segment::create(&plan, Owner::default(), threads).unwrap())
     }

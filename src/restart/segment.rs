@@ -220,6 +220,12 @@ impl Segment {
         Segment::with(fd, mapping)
     }
 
+    /// One that no driver knows of.
+    #[cfg(test)]
+    pub(crate) fn alone(plan: &Plan) -> Segment {
+        Segment::create(plan, Owner::default(), 1).unwrap()
+    }
+
     /// The segment that a descriptor from another process stands for.
     pub(crate) fn adopt(fd: OwnedFd) -> std::io::Result<Segment> {
         let mapping = Mapping::open(fd.as_fd())?;

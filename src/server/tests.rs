@@ -65,7 +65,7 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let edge = Edge { address, tracker: tracker.clone(), counts };
         edge.set_phase(Phase::Serving, None);
-        let server = Rc::new(Server::new(self.server, Proxy::new(&self.proxy)));
+        let server = Rc::new(Server::new(self.server, Proxy::new(&self.proxy, proxy::Metrics::alone().0)));
         spawn_local(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
