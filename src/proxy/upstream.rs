@@ -188,29 +188,41 @@ impl Server {
         ends: Option<Ends>,
     ) -> Result<Lease, Error> {
         let is_shared = self.config.proxy_protocol.is_none();
-        if is_shared && self.expected(may_tunnel) == Spoken::Http2 {
-            match self.http2.stream().await? {
-                http2::Got::Stream(lease) => return Ok(Lease::Http2(lease)),
-                http2::Got::Http1(wire) => {
-                    self.expected.set(Spoken::Http1);
-                    return self.http1.begin(wire, self).await;
-                }
-                // Somebody else has found out, and has that connection.
-                http2::Got::NotHttp2 => self.expected.set(Spoken::Http1),
-            }
+        if is_shared
+            && self.expected(may_tunnel) == Spoken::Http2
+            && let Some(lease) = self.share().await?
+        {
+            return Ok(lease);
         }
         // Boxed: the states of a handshake are large, and every request would carry room for them.
         let connecting = Box::pin(self.connector.connect(may_tunnel, ends));
         let (wire, spoken) = self.connector.connect_in_time(&self.config, connecting).await?;
         match spoken {
             Spoken::Http1 => self.http1.begin(wire, self).await,
+            Spoken::Http2 if !is_shared => self.http2.alone(wire).await.map(Lease::Http2),
             Spoken::Http2 => {
                 self.expected.set(Spoken::Http2);
-                let lease = self.http2.begin(wire).await?;
-                if !is_shared {
-                    lease.retire();
+                if let Some(lease) = self.http2.adopt(wire).await? {
+                    return Ok(Lease::Http2(lease));
                 }
-                Ok(Lease::Http2(lease))
+                // Others have found out at the same time. One that changes its mind yet again is not followed.
+                self.share().await?.ok_or_else(|| Error::Full(self.address().clone()))
+            }
+        }
+    }
+
+    /// A stream of a connection that others may have asked for before, or its connection if the server chose HTTP/1.
+    /// `None`: it did so in a connection that somebody else has.
+    async fn share(self: &Rc<Self>) -> Result<Option<Lease>, Error> {
+        match self.http2.stream().await? {
+            http2::Got::Stream(lease) => Ok(Some(Lease::Http2(lease))),
+            http2::Got::Http1(wire) => {
+                self.expected.set(Spoken::Http1);
+                self.http1.begin(wire, self).await.map(Some)
+            }
+            http2::Got::NotHttp2 => {
+                self.expected.set(Spoken::Http1);
+                Ok(None)
             }
         }
     }

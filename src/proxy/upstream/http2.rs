@@ -168,14 +168,10 @@ impl Pool {
 
     /// Makes a connection, unless one is being made, or there are enough, or the last takes no streams yet.
     fn connect_more(self: &Rc<Self>) {
-        let connections = self.connections.borrow();
-        if self.connecting.get()
-            || connections.len() >= self.config.max_http2_connections.max(1)
-            || connections.iter().any(|connection| !connection.used.get())
-        {
+        let is_one_unused = || self.connections.borrow().iter().any(|connection| !connection.used.get());
+        if self.connecting.get() || self.has_enough() || is_one_unused() {
             return;
         }
-        drop(connections);
         self.connecting.set(true);
         let pool = self.clone();
         // A task of its own: the request that asked for it may go away, and others wait.
@@ -196,7 +192,7 @@ impl Pool {
             match self.connector.connect(false, None).await? {
                 (wire, Spoken::Http1) => Ok(Some(wire)),
                 (wire, Spoken::Http2) => Connection::begin(wire, self).await.map(|connection| {
-                    self.add(connection);
+                    self.add(&connection);
                     None
                 }),
             }
@@ -204,19 +200,40 @@ impl Pool {
         self.connector.connect_in_time(&self.config, connecting).await
     }
 
-    fn add(self: &Rc<Self>, connection: Rc<Connection>) {
-        self.connections.borrow_mut().push(connection.clone());
-        if !connection.is_open() {
-            self.retire(&connection);
+    /// False: there are enough, or it is at its end already.
+    fn add(self: &Rc<Self>, connection: &Rc<Connection>) -> bool {
+        if self.has_enough() {
+            return false;
         }
+        self.connections.borrow_mut().push(connection.clone());
+        let is_open = connection.is_open();
+        if !is_open {
+            self.retire(connection);
+        }
+        is_open
     }
 
-    /// A stream of a connection that was made elsewhere.
-    pub(super) async fn begin(self: &Rc<Self>, wire: Wire) -> Result<Lease, Error> {
-        let beginning = Connection::begin(wire, self);
-        let connection = self.connector.connect_in_time(&self.config, beginning).await?;
-        self.connections.borrow_mut().push(connection.clone());
-        Ok(self.lease(connection))
+    fn has_enough(&self) -> bool {
+        self.connections.borrow().len() >= self.config.max_http2_connections.max(1)
+    }
+
+    /// Takes in a connection that was made elsewhere, and gives a stream of it. `None`: it has none to give, or is
+    /// one too many, and a stream is to be waited for.
+    pub(super) async fn adopt(self: &Rc<Self>, wire: Wire) -> Result<Option<Lease>, Error> {
+        let connection = self.begin(wire).await?;
+        let lease = (self.add(&connection) && connection.has_room(self.config.max_streams))
+            .then(|| self.lease(connection));
+        self.serve_waiting();
+        Ok(lease)
+    }
+
+    /// A stream of a connection that was made elsewhere and is for nobody else.
+    pub(super) async fn alone(self: &Rc<Self>, wire: Wire) -> Result<Lease, Error> {
+        Ok(self.lease(self.begin(wire).await?))
+    }
+
+    async fn begin(self: &Rc<Self>, wire: Wire) -> Result<Rc<Connection>, Error> {
+        self.connector.connect_in_time(&self.config, Connection::begin(wire, self)).await
     }
 
     /// The first in line that is still there gets the connection, and the others make their own.
