@@ -140,7 +140,7 @@ pub enum ClientCertificate {
     NotShown,
     /// It has shown one that an authority of ours has signed.
     Verified {
-        /// Printable ASCII; empty if the certificate has none.
+        /// Printable ASCII; empty if the certificate has none, or one that cannot be passed on.
         subject: String,
     },
 }

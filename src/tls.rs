@@ -30,7 +30,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 
 pub use certificate::Certificate;
 pub use records::Records;
-pub use subject::{MAX_SUBJECT, subject};
+pub use subject::{MAX_SUBJECT, NoSubject, subject};
 pub use tickets::{MIN_KEY_FILE, Tickets};
 
 use resolver::Resolver;

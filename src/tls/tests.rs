@@ -126,8 +126,8 @@ fn a_subject_is_printable_ascii_and_cannot_say_more_than_it_is() {
     assert_eq!(cn("#a"), "CN=\\#a");
     assert_eq!(write(&[(DnType::CustomDnType(vec![1, 2, 3, 4]), "x")]).unwrap(), "1.2.3.4=#0c0178");
     assert_eq!(write(&[]).unwrap(), "");
-    assert_eq!(write(&[(DnType::CommonName, &"a".repeat(MAX_SUBJECT))]), None);
-    assert_eq!(subject(b"nonsense"), None);
+    assert_eq!(write(&[(DnType::CommonName, &"a".repeat(MAX_SUBJECT))]), Err(NoSubject::TooLong));
+    assert_eq!(subject(b"nonsense"), Err(NoSubject::Garbled));
 }
 
 #[test]
