@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -45,6 +46,12 @@ enum Broken {
     Gone,
     /// The client neither sends what the upstream waits for nor takes what there is for it.
     Stalled,
+    /// Nothing has moved in a tunnel for too long.
+    Silent,
+    /// The server's side of a tunnel is lost.
+    ServerFailed(io::Error),
+    /// A server has made a tunnel that nobody has asked for.
+    Unasked,
     /// The answer is not to be had.
     Body(BodyError),
     /// h2 does not take the answer.
@@ -147,7 +154,7 @@ async fn answer(
             return match websocket.zip(facts.websocket) {
                 Some((stream, key)) => tunnel(common, &key, head, upstream, stream, respond).await,
                 // Not asked for: see `request::prepare`.
-                None => Err(Broken::Stalled),
+                None => Err(Broken::Unasked),
             };
         }
     };
@@ -213,8 +220,8 @@ async fn tunnel(
     match over {
         Some(Over::Ended { .. }) => Ok(()),
         None | Some(Over::ClientFailed(_)) => Err(Broken::Gone),
-        // What a reset of TCP is on a stream (RFC 8441, section 5).
-        Some(Over::ServerFailed(_) | Over::Silent) => Err(Broken::Stalled),
+        Some(Over::ServerFailed(error)) => Err(Broken::ServerFailed(error)),
+        Some(Over::Silent) => Err(Broken::Silent),
     }
 }
 
@@ -261,6 +268,19 @@ fn break_off(broken: &Broken, respond: &Responder) {
         Broken::Stalled => {
             tracing::debug!("a stream stood still for too long");
             Reason::CANCEL
+        }
+        // What a reset of TCP is on a stream (RFC 8441, section 5).
+        Broken::Silent => {
+            tracing::debug!("nothing has moved in a tunnel for too long");
+            Reason::CANCEL
+        }
+        Broken::ServerFailed(error) => {
+            tracing::debug!(%error, "a tunnel's server went away");
+            Reason::CANCEL
+        }
+        Broken::Unasked => {
+            tracing::warn!("a server has made a tunnel that nobody has asked for");
+            Reason::INTERNAL_ERROR
         }
         Broken::Body(error) => {
             let cause = std::error::Error::source(error).map(tracing::field::display);
