@@ -19,7 +19,7 @@ use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::Error;
-use super::headers::{has_token, is_host, tokens};
+use super::headers::{agreed, has_token, is_host, tokens};
 use super::upstream::Wire;
 
 /// Which tunnels may be asked for.
@@ -95,7 +95,8 @@ fn name_of(token: &[u8]) -> &[u8] {
     token.split(|c| *c == b'/').next().unwrap_or_default()
 }
 
-/// The host and port that a `CONNECT` is for (RFC 9112, section 3.2.3), which its `Host` then says too.
+/// The host and port that a `CONNECT` is for (RFC 9112, section 3.2.3), which its `Host` then says too. One that leaves
+/// out the port means this one.
 pub(super) fn take_target<B: Body>(request: &mut Request<B>, rules: &Rules) -> Result<HeaderValue, Error> {
     debug_assert_eq!(request.method(), Method::CONNECT);
     if !rules.connect {
@@ -104,15 +105,15 @@ pub(super) fn take_target<B: Body>(request: &mut Request<B>, rules: &Rules) -> R
     let target = request.uri();
     let authority = target.authority().map(|authority| authority.as_str()).unwrap_or_default();
     let is_authority_form = target.scheme().is_none() && target.path_and_query().is_none();
-    let named = authority.rsplit_once(':').is_some_and(|(host, port)| {
+    let named = authority.rsplit_once(':').filter(|(host, port)| {
         let port_is_good =
             port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
         port_is_good && is_host(host.as_bytes()) && (!host.contains(':') || host.starts_with('['))
     });
-    if !is_authority_form || !named || !request.body().is_end_stream() {
+    let (true, Some((_, port)), true) = (is_authority_form, named, request.body().is_end_stream()) else {
         return Err(Error::ConnectTarget);
-    }
-    let host = HeaderValue::try_from(authority).map_err(|_| Error::ConnectTarget)?;
+    };
+    let host = agreed(request, authority, port)?;
     request.headers_mut().insert(header::HOST, host.clone());
     Ok(host)
 }

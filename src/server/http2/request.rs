@@ -7,7 +7,7 @@
 use h2::RecvStream;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, request};
 
 use super::websocket;
@@ -33,7 +33,8 @@ pub(super) struct Facts {
     pub(super) websocket: Option<HeaderValue>,
 }
 
-/// Translates the head in place: the target in origin-form, the host in `Host`, one `Cookie`.
+/// Translates the head in place: one `Cookie`, one length. `:authority` stays in the target, where the proxy looks for
+/// it.
 pub(super) fn translate(
     request: Request<RecvStream>,
     max_headers: usize,
@@ -69,7 +70,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     }
     let websocket = if is_websocket { Some(websocket::ask(parts).map_err(Refusal::Answer)?) } else { None };
     let length = take_length(&mut parts.headers)?;
-    take_target(parts)?;
+    check_target(parts)?;
     Ok(Facts {
         length,
         expects: parts
@@ -102,26 +103,11 @@ fn take_length(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
     Ok(Some(length))
 }
 
-fn take_target(parts: &mut request::Parts) -> Result<(), Refusal> {
+fn check_target(parts: &request::Parts) -> Result<(), Refusal> {
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let is_whole_server = target == "*" && parts.method == Method::OPTIONS;
     if !target.starts_with('/') && !is_whole_server {
         return Err(Refusal::Malformed("a path that does not begin with a slash"));
-    }
-    if let Some(authority) = parts.uri.authority() {
-        match parts.headers.get(header::HOST) {
-            None => {
-                let host = HeaderValue::try_from(authority.as_str());
-                let host = host.map_err(|_| Refusal::Malformed("an authority that is no host"))?;
-                parts.headers.insert(header::HOST, host);
-            }
-            Some(host) if host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {}
-            // Which of the two is meant, nobody can say (RFC 9113, section 8.3.1).
-            Some(_) => return Err(Refusal::Answer(StatusCode::BAD_REQUEST)),
-        }
-    }
-    if let Some(origin) = parts.uri.path_and_query() {
-        parts.uri = Uri::from(origin.clone());
     }
     Ok(())
 }
