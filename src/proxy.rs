@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub(crate) use headers::end_hop;
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub(crate) use upstream::MIN_BUFFER_BYTES;

@@ -179,11 +179,6 @@ pub(super) struct Asked {
     pub(super) expects: bool,
 }
 
-/// Takes from an interim answer what is for one hop.
-pub(super) fn prepare_interim(headers: &mut HeaderMap) {
-    Found::among(headers).end_hop(headers);
-}
-
 /// Whether the client waits for a word before it sends its body: as hyper sees it, which gives that word when
 /// the body is first read.
 fn is_continue(headers: &HeaderMap) -> bool {
@@ -202,9 +197,10 @@ pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Takes from an upstream's trailers what is for one hop.
-pub(super) fn end_hop(trailers: &mut HeaderMap) {
-    Found::among(trailers).end_hop(trailers);
+/// Takes away what is for one hop: of an interim answer, of trailers, and of an answer that goes on by HTTP/2, where
+/// none of it may be.
+pub(crate) fn end_hop(headers: &mut HeaderMap) {
+    Found::among(headers).end_hop(headers);
 }
 
 /// Turns a request for HTTP/1.1 into one for HTTP/2, where the target has all its parts and connections have no

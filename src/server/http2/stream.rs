@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
 use super::websocket::{self, Duplex};
 use super::wire::Link;
-use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, TunnelStream};
+use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, TunnelStream, end_hop};
 use crate::timer::Timer;
 
 /// What the streams of a connection have in common.
@@ -230,6 +230,7 @@ fn noop() -> Context<'static> {
 }
 
 fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -> Response<()> {
+    // What is left is our own, such as that HTTP/1 ends here; h2 refuses to send it (RFC 9113, section 8.2.2).
     end_hop(&mut parts.headers);
     let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_length
@@ -244,22 +245,6 @@ fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -
         parts.headers.insert(header::DATE, clock.now());
     }
     Response::from_parts(parts, ())
-}
-
-/// What says nothing in HTTP/2 and must not be in it (RFC 9113, section 8.2.2); h2 refuses to send it.
-static ONE_CONNECTION: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-fn end_hop(headers: &mut HeaderMap<HeaderValue>) {
-    for name in &ONE_CONNECTION {
-        headers.remove(name);
-    }
 }
 
 fn break_off(broken: &Broken, respond: &Responder) {
