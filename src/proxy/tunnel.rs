@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{BufMut, Bytes};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -141,12 +141,8 @@ impl AsyncRead for TunnelStream {
         let this = self.get_mut();
         if !this.unread.is_empty() {
             let n = this.unread.len().min(buf.remaining());
-            buf.put_slice(&this.unread[..n]);
-            this.unread.advance(n);
-            if this.unread.is_empty() {
-                // It may be a small part of a large buffer.
-                this.unread = Bytes::new();
-            }
+            // With the last of it the buffer is let go that it may be a small part of.
+            buf.put(this.unread.split_to(n));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_read(cx, buf)
