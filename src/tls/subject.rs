@@ -76,7 +76,8 @@ fn write_value(text: &mut String, value: &str) {
                 text.push('\\');
                 text.push(char::from(byte));
             }
-            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            // Not as "\ ": what a field of HTTP ends with would lose its space, and become another name.
+            b' ' if at == 0 || at == last => text.push_str("\\20"),
             b'#' if at == 0 => text.push_str("\\#"),
             b' '..=b'~' => text.push(char::from(byte)),
             _ => {
