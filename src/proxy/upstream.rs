@@ -88,7 +88,7 @@ pub struct ConnectionConfig {
     pub connect_timeout: Duration,
     /// How many idle connections a worker keeps to each server.
     pub max_idle: usize,
-    /// How long it keeps one that is not used. Should be less than what the server allows.
+    /// How long it keeps one that is not used; zero keeps none. Should be less than what the server allows.
     pub idle_timeout: Duration,
     /// How many requests one HTTP/2 connection carries at once, if the server allows as many; at least 1.
     pub max_streams: usize,
@@ -123,6 +123,9 @@ pub(crate) const MIN_BUFFER_BYTES: usize = 8192;
 /// Idle connections are looked over this many times in each `idle_timeout`.
 const SWEEPS: u32 = 4;
 
+/// But not more often: each server of each worker has a timer for it.
+const MIN_PERIOD: Duration = Duration::from_millis(10);
+
 /// One server and the connections to it.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -143,7 +146,10 @@ pub(super) enum Lease {
 
 impl Server {
     /// Must run within a `LocalSet`, on which the sweep of idle connections then lives as long as the server.
-    pub(super) fn new(address: ServerAddr, config: ConnectionConfig) -> Rc<Self> {
+    pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig) -> Rc<Self> {
+        if config.idle_timeout.is_zero() {
+            config.max_idle = 0;
+        }
         let config = Rc::new(config);
         let connector = Rc::new(Connector::new(address, &config));
         let expected = match config.protocol {
@@ -159,7 +165,7 @@ impl Server {
             expected: Cell::new(expected),
             config,
         });
-        let period = (server.config.idle_timeout / SWEEPS).max(Duration::from_millis(1));
+        let period = (server.config.idle_timeout / SWEEPS).max(MIN_PERIOD);
         spawn_local(sweep(Rc::downgrade(&server), period));
         server
     }
