@@ -88,7 +88,8 @@ impl Forwarded {
     /// `client` is `None` on a Unix socket.
     pub(super) fn new(client: Option<IpAddr>, scheme: &'static str, certificate: ClientCertificate) -> Self {
         let unknown = HeaderValue::from_static("unknown");
-        let client = client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()).unwrap_or(unknown);
+        let address = client.map(|ip| ip.to_canonical().to_string());
+        let client = address.and_then(|text| HeaderValue::try_from(text).ok()).unwrap_or(unknown);
         let (verified, subject) = match certificate {
             ClientCertificate::NotAsked => (None, None),
             ClientCertificate::NotShown => (Some("NONE"), None),

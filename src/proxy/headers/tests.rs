@@ -137,6 +137,16 @@ fn an_expectation_other_than_100_continue_is_the_upstreams_to_judge() {
     assert_eq!(prepared(&[("host", "a"), ("expect", "magic")])["expect"], "magic");
 }
 
+/// As a socket for both families shows them, such as one from systemd.
+#[test]
+fn a_client_of_ipv4_has_one_address() {
+    for (client, shown) in [("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::1")] {
+        let client = client.parse().unwrap();
+        let forwarded = Forwarded::new(Some(client), "http", ClientCertificate::NotAsked);
+        assert_eq!(forwarded.client, shown);
+    }
+}
+
 #[test]
 fn te_is_passed_on_for_trailers_alone() {
     assert!(!prepared(&[("host", "a"), ("te", "gzip")]).contains_key("te"));
