@@ -37,6 +37,8 @@ mod drain;
 mod executable;
 #[path = "process/http2.rs"]
 mod http2;
+#[path = "process/http2_tunnel.rs"]
+mod http2_tunnel;
 #[path = "process/idle.rs"]
 mod idle;
 #[path = "process/large.rs"]

@@ -11,6 +11,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -129,6 +130,13 @@ pub struct TunnelStream {
 impl TunnelStream {
     pub(super) fn new(stream: Wire, unread: Bytes) -> Self {
         TunnelStream { stream, unread }
+    }
+
+    /// Makes the close a reset: a server that would take a plain end for the end of what the client sends learns
+    /// that it is not. On a Unix socket there is no such thing.
+    pub(crate) fn reset_on_close(&self, reset: bool) {
+        // A socket that is already gone needs no reset.
+        socket2::SockRef::from(&self.stream).set_linger(reset.then_some(Duration::ZERO)).ok();
     }
 }
 

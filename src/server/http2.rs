@@ -16,6 +16,7 @@ mod drive;
 mod meter;
 mod request;
 mod stream;
+mod tunnel;
 mod websocket;
 mod wire;
 

@@ -199,6 +199,14 @@ impl Peer {
         n.expect("the connection broke") > 0
     }
 
+    /// Waits until the connection is broken, with nothing more before that.
+    async fn reset(&mut self) {
+        let end = timeout(LONG, self.stream.read_buf(&mut self.buffer)).await.expect("nothing comes");
+        let error =
+            end.map(|n| format!("{n} bytes of {:?}", String::from_utf8_lossy(&self.buffer))).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
     /// Reads up to and with `mark`.
     async fn until(&mut self, mark: &str) -> String {
         loop {

@@ -8,6 +8,10 @@
 //!
 //! Nothing is read while something waits to be written, so that a slow side slows the other. The end of one
 //! side is passed on as that and no more: the other may go on. A tunnel at rest holds no buffer.
+//!
+//! Where only the end of the connection tells that all has been said, an orderly end must not be heard by one side
+//! that was not said by the other. So everything else that ends a tunnel is a reset, to both: one side that fails,
+//! silence, behind which is often one that has vanished, the drain's deadline, the death of this process.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::{Downstream, Server, TUNNEL};
+use crate::proxy::TunnelStream;
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -35,10 +40,13 @@ impl Server {
     pub(super) async fn serve_tunnel(
         &self,
         mut stream: Downstream,
-        mut upstream: impl AsyncRead + AsyncWrite + Unpin,
+        mut upstream: TunnelStream,
         guard: &Guard,
         mut timer: Timer,
     ) -> End {
+        // From the beginning: at the deadline, or when this process is killed, nobody is left to do it.
+        stream.reset_on_close(true);
+        upstream.reset_on_close(true);
         // Nothing tells whether what it carries is at rest: it is in flight for as long as it lives.
         guard.set_active(true);
         guard.switch(TUNNEL);
@@ -46,22 +54,20 @@ impl Server {
         let limit = self.config.tunnel_timeout;
         match poll_fn(|cx| tunnel.poll_until(&mut stream, &mut upstream, limit, &mut timer, cx)).await {
             // Both sides have said so, and each has heard it of the other.
-            Over::Ended { by_client: true } => End::ClosedByPeer,
-            Over::Ended { by_client: false } => End::Closed,
+            Over::Ended { by_client } => {
+                stream.reset_on_close(false);
+                upstream.reset_on_close(false);
+                if by_client { End::ClosedByPeer } else { End::Closed }
+            }
             Over::ClientFailed(error) => {
                 tracing::debug!(%error, "a tunnel's client went away");
                 End::PeerAborted
             }
             Over::ServerFailed(error) => {
                 tracing::debug!(%error, "a tunnel's server went away");
-                // An orderly end would say that this was all.
-                stream.reset_on_close(true);
                 End::Aborted
             }
-            Over::Silent => {
-                drop(upstream);
-                self.close(stream, End::TimedOut).await
-            }
+            Over::Silent => End::TimedOut,
         }
     }
 }

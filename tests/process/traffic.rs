@@ -1,7 +1,7 @@
 //! Clients that keep sending and never retry: what fails for them has failed.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -186,6 +186,17 @@ impl Client {
             self.stream.read_exact(&mut response.body)?;
         }
         Ok(response)
+    }
+
+    /// Ends this side: under TLS with its word for it.
+    pub fn end(&mut self) -> std::io::Result<()> {
+        match self.stream.get_mut() {
+            Transport::Plain(stream) => stream.shutdown(Shutdown::Write),
+            Transport::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+        }
     }
 
     /// Whether the peer closes next, with nothing more to read. A reset is an error.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -27,6 +28,15 @@ impl Wire {
 
     pub(super) fn tls(stream: TlsStream<Stream>) -> Self {
         Wire::Tls(Box::new(stream))
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Wire::Plain(stream) => stream.as_fd(),
+            Wire::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
     }
 }
 

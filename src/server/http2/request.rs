@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, request};
 
+use super::tunnel::Asked;
 use super::websocket;
 
 /// Why a request is not passed on.
@@ -29,8 +30,8 @@ pub(super) struct Facts {
     /// Whether the client waits for a 100 before it sends the body.
     pub(super) expects: bool,
     pub(super) is_head: bool,
-    /// The key of the WebSocket that is asked for (RFC 8441): no body follows, but the WebSocket.
-    pub(super) websocket: Option<HeaderValue>,
+    /// What is asked for in place of an answer.
+    pub(super) tunnel: Option<Asked>,
 }
 
 /// Translates the head in place: one `Cookie`, one length. `:authority` stays in the target, where the proxy looks for
@@ -55,9 +56,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     if protocol.is_some() && !is_websocket {
         return Err(Refusal::Answer(StatusCode::NOT_IMPLEMENTED));
     }
-    if !is_websocket && parts.method == Method::CONNECT {
-        return Err(Refusal::Answer(StatusCode::METHOD_NOT_ALLOWED));
-    }
+    let is_connect = !is_websocket && parts.method == Method::CONNECT;
     let mut cookies = 0;
     for (name, value) in &parts.headers {
         if value.as_bytes().trim_ascii().len() != value.len() {
@@ -68,9 +67,17 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     if cookies > 1 {
         join_cookies(&mut parts.headers);
     }
-    let websocket = if is_websocket { Some(websocket::ask(parts).map_err(Refusal::Answer)?) } else { None };
+    let mut tunnel = match is_websocket {
+        true => Some(Asked::WebSocket(websocket::ask(parts).map_err(Refusal::Answer)?)),
+        false => None,
+    };
     let length = take_length(&mut parts.headers)?;
-    check_target(parts)?;
+    if is_connect {
+        // Whether it may be, the proxy decides; and it takes none that says it has a body.
+        tunnel = (length.unwrap_or(0) == 0).then_some(Asked::Connect);
+    } else {
+        check_target(parts)?;
+    }
     Ok(Facts {
         length,
         expects: parts
@@ -78,7 +85,7 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
         is_head: parts.method == Method::HEAD,
-        websocket,
+        tunnel,
     })
 }
 

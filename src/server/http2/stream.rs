@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -11,17 +10,16 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
-use super::super::tunnel::{Over, Tunnel};
 use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
-use super::websocket::{self, Duplex};
+use super::tunnel::carry;
 use super::wire::Link;
-use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, TunnelStream, end_hop};
+use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, end_hop};
 use crate::timer::Timer;
 
 /// What the streams of a connection have in common.
@@ -37,25 +35,23 @@ pub(super) struct Common {
     pub(super) max_headers: usize,
 }
 
-type Responder = Rc<RefCell<SendResponse<Bytes>>>;
+pub(super) type Responder = Rc<RefCell<SendResponse<Bytes>>>;
 
 /// Why a stream ends before its answer does.
 #[derive(Debug)]
-enum Broken {
+pub(super) enum Broken {
     /// The client has reset it, or the connection is at its end.
     Gone,
     /// The client neither sends what the upstream waits for nor takes what there is for it.
     Stalled,
-    /// Nothing has moved in a tunnel for too long.
-    Silent,
-    /// The server's side of a tunnel is lost.
-    ServerFailed(io::Error),
     /// A server has made a tunnel that nobody has asked for.
     Unasked,
     /// The answer is not to be had.
     Body(BodyError),
     /// h2 does not take the answer.
     Refused(h2::Error),
+    /// What it carried was broken off, and this is to be said of it.
+    Tunnel(Reason),
 }
 
 /// Answers the request of one stream.
@@ -65,7 +61,7 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
         Ok(translated) => translated,
         Err(refusal) => return refuse(refusal, &respond),
     };
-    let (body, websocket) = if facts.websocket.is_some() {
+    let (body, tunnel) = if facts.tunnel.is_some() {
         (ClientBody::empty(), Some(stream))
     } else {
         let before = facts.expects.then(|| say_continue(respond.clone()));
@@ -73,7 +69,7 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
     };
     let request = Request::from_parts(parts, body);
     let exchange = common.client.exchange();
-    match answer(&common, &exchange, request, &respond, facts, websocket).await {
+    match answer(&common, &exchange, request, &respond, facts, tunnel).await {
         Ok(()) => {
             common.link.meter.borrow_mut().finished();
             // The client learns by a RST_STREAM(NO_ERROR) that it can stop (RFC 9113, section 8.1); h2 sends it
@@ -131,7 +127,7 @@ async fn answer(
     request: Request<ClientBody>,
     respond: &Responder,
     facts: Facts,
-    websocket: Option<RecvStream>,
+    tunnel: Option<RecvStream>,
 ) -> Result<(), Broken> {
     let mut upload = Upload { exchange, limit: common.stall_timeout, timer: Timer::default() };
     let answer = {
@@ -151,8 +147,8 @@ async fn answer(
     let response = match answer {
         Answer::Response(response) => response,
         Answer::Tunnel(head, upstream) => {
-            return match websocket.zip(facts.websocket) {
-                Some((stream, key)) => tunnel(common, &key, head, upstream, stream, respond).await,
+            return match tunnel.zip(facts.tunnel) {
+                Some((stream, asked)) => carry(common, &asked, head, upstream, stream, respond).await,
                 // Not asked for: see `request::prepare`.
                 None => Err(Broken::Unasked),
             };
@@ -175,53 +171,16 @@ async fn answer(
     .await
 }
 
-fn begin(respond: &Responder, head: Response<()>, ended: bool) -> Result<SendStream<Bytes>, Broken> {
+pub(super) fn begin(
+    respond: &Responder,
+    head: Response<()>,
+    ended: bool,
+) -> Result<SendStream<Bytes>, Broken> {
     let mut respond = respond.borrow_mut();
     match respond.send_response(head, ended) {
         Ok(sending) => Ok(sending),
         Err(_) if respond.poll_reset(&mut noop()).is_ready() => Err(Broken::Gone),
         Err(error) => Err(Broken::Refused(error)),
-    }
-}
-
-/// Carries a WebSocket until it ends.
-async fn tunnel(
-    common: &Common,
-    key: &HeaderValue,
-    mut head: Response<()>,
-    mut upstream: TunnelStream,
-    stream: RecvStream,
-    respond: &Responder,
-) -> Result<(), Broken> {
-    let headers = head.headers_mut();
-    let is_granted = websocket::grant(key, headers);
-    if is_granted {
-        end_hop(headers);
-    } else {
-        tracing::warn!("a server switched to WebSocket, and its Sec-WebSocket-Accept is wrong");
-        headers.clear();
-    }
-    headers.entry(header::DATE).or_insert_with(|| common.clock.now());
-    *head.status_mut() = if is_granted { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-    let sending = begin(respond, head, !is_granted)?;
-    if !is_granted {
-        return Ok(());
-    }
-    let mut client = Duplex::new(stream, sending);
-    let mut tunnel = Tunnel::new();
-    let mut timer = Timer::default();
-    let over = poll_fn(|cx| {
-        if client.poll_gone(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        tunnel.poll_until(&mut client, &mut upstream, common.tunnel_timeout, &mut timer, cx).map(Some)
-    })
-    .await;
-    match over {
-        Some(Over::Ended { .. }) => Ok(()),
-        None | Some(Over::ClientFailed(_)) => Err(Broken::Gone),
-        Some(Over::ServerFailed(error)) => Err(Broken::ServerFailed(error)),
-        Some(Over::Silent) => Err(Broken::Silent),
     }
 }
 
@@ -254,15 +213,6 @@ fn break_off(broken: &Broken, respond: &Responder) {
             tracing::debug!("a stream stood still for too long");
             Reason::CANCEL
         }
-        // What a reset of TCP is on a stream (RFC 8441, section 5).
-        Broken::Silent => {
-            tracing::debug!("nothing has moved in a tunnel for too long");
-            Reason::CANCEL
-        }
-        Broken::ServerFailed(error) => {
-            tracing::debug!(%error, "a tunnel's server went away");
-            Reason::CANCEL
-        }
         Broken::Unasked => {
             tracing::warn!("a server has made a tunnel that nobody has asked for");
             Reason::INTERNAL_ERROR
@@ -276,6 +226,7 @@ fn break_off(broken: &Broken, respond: &Responder) {
             tracing::warn!(%error, "an answer cannot be sent by HTTP/2");
             Reason::INTERNAL_ERROR
         }
+        Broken::Tunnel(reason) => *reason,
     };
     respond.borrow_mut().send_reset(reason);
 }

@@ -3,26 +3,16 @@
 //! The client's extended CONNECT becomes the GET that asks for a WebSocket (RFC 6455, section 4.1), with a key of
 //! ours. The server's 101, if its proof is right, becomes a 200, and the stream carries the bytes from there on.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand;
-use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, request};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The name of the protocol, in `:protocol` and `Upgrade`.
 pub(super) const NAME: &str = "websocket";
 
 /// What a server adds to the key (RFC 6455, section 1.3).
 const PROOF: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// The most that is given to h2 at once, in bytes: it is copied.
-const PIECE: usize = 16 * 1024;
 
 /// Makes the head that a server of HTTP/1 understands. An error is what the client is answered.
 pub(super) fn ask(parts: &mut request::Parts) -> Result<HeaderValue, StatusCode> {
@@ -57,67 +47,6 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-/// A stream as a pair of byte streams. The client may send on as its bytes are taken from here.
-#[derive(Debug)]
-pub(super) struct Duplex {
-    receive: RecvStream,
-    send: SendStream<Bytes>,
-    unread: Bytes,
-}
-
-impl Duplex {
-    pub(super) fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
-        Duplex { receive, send, unread: Bytes::new() }
-    }
-
-    /// Ready once the client has reset the stream, or the connection is lost. Reads do not tell when none is due.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.send.poll_reset(cx).map(|_| ())
-    }
-}
-
-impl AsyncRead for Duplex {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        while this.unread.is_empty() {
-            // An empty frame is not the end.
-            match ready!(this.receive.poll_data(cx)) {
-                None => return Poll::Ready(Ok(())),
-                Some(data) => this.unread = data.map_err(io::Error::other)?,
-            }
-        }
-        let n = this.unread.len().min(buf.remaining());
-        buf.put_slice(&this.unread[..n]);
-        this.unread.advance(n);
-        Poll::Ready(this.receive.flow_control().release_capacity(n).map_err(io::Error::other))
-    }
-}
-
-impl AsyncWrite for Duplex {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let send = &mut self.get_mut().send;
-        let piece = &buf[..buf.len().min(PIECE)];
-        send.reserve_capacity(piece.len());
-        while send.capacity() == 0 {
-            match ready!(send.poll_capacity(cx)) {
-                Some(room) => room.map_err(io::Error::other)?,
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
-        }
-        let n = send.capacity().min(piece.len());
-        let sent = send.send_data(Bytes::copy_from_slice(&piece[..n]), false);
-        Poll::Ready(sent.map(|()| n).map_err(io::Error::other))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.get_mut().send.send_data(Bytes::new(), true).map_err(io::Error::other))
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! HTTP/2 from clients, with the client of h2.
 
+mod connect;
 mod drain;
 mod floods;
 mod malformed;
@@ -114,6 +115,19 @@ async fn rest_of(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h
     }
     let trailers = timeout(LONG, body.trailers()).await.expect("no trailers")?;
     Ok((read, trailers))
+}
+
+async fn data(body: &mut RecvStream) -> Bytes {
+    let data = timeout(LONG, body.data()).await.expect("nothing comes").unwrap().unwrap();
+    body.flow_control().release_capacity(data.len()).unwrap();
+    data
+}
+
+/// Lets time go by in which nothing moves.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// A frame as it came.

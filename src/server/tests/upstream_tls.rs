@@ -374,3 +374,39 @@ fn a_server_that_does_not_shake_hands() {
         assert!(answer.text().contains("no connection in time"), "{}", answer.text());
     });
 }
+
+/// There is no word of TLS either that would make it whole.
+#[test]
+fn a_tunnel_that_the_client_breaks_off_is_broken_off_behind_tls() {
+    run(async {
+        let authority = Authority::new("ours");
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server("app.test", &["http/1.1"])));
+        let (sender, mut ends) = mpsc::unbounded_channel();
+        let address = upstream(move |peer| {
+            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            async move {
+                let mut stream = acceptor.accept(peer.stream).await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                let grant = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+                stream.write_all(grant).await.unwrap();
+                assert_eq!(stream.read_u8().await.unwrap(), b'?');
+                stream.write_all(b"!").await.unwrap();
+                sender.send(stream.read(&mut [0]).await.map_err(|error| error.kind())).unwrap();
+            }
+        })
+        .await;
+        let edge = authority.setup(address, Protocol::Http1, Some("app.test")).start().await;
+        let mut client = edge.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        client.head().await.expect("101 ");
+        client.send("?").await;
+        assert_eq!(client.bytes(1).await, b"!");
+        client.stream.set_zero_linger().unwrap();
+        drop(client);
+        let end = timeout(LONG, ends.recv()).await.expect("the server does not hear of it").unwrap();
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    });
+}

@@ -72,12 +72,6 @@ impl Client {
     }
 }
 
-async fn data(body: &mut RecvStream) -> Bytes {
-    let data = timeout(LONG, body.data()).await.expect("nothing comes").unwrap().unwrap();
-    body.flow_control().release_capacity(data.len()).unwrap();
-    data
-}
-
 /// Sends back what comes, to the end.
 async fn echo() -> SocketAddr {
     upstream(|mut peer| async move {
@@ -137,32 +131,83 @@ fn the_server_ends_and_hears_the_client_out() {
     });
 }
 
+/// What the client broke off ended towards the server like what is whole.
 #[test]
 fn a_reset_of_one_side_reaches_the_other() {
     run(async {
-        let (over, mut is_over) = mpsc::unbounded_channel();
+        let (broken, mut is_broken) = mpsc::unbounded_channel();
         let address = upstream(move |mut peer| {
-            let over = over.clone();
+            let broken = broken.clone();
             async move {
                 let granted = grant(&peer.head().await);
                 peer.send(&granted).await;
-                if peer.more().await {
+                if peer.bytes(2).await == b"go" {
                     peer.stream.set_zero_linger().unwrap();
                 } else {
-                    over.send(()).unwrap();
+                    peer.send("!").await;
+                    peer.reset().await;
+                    broken.send(()).unwrap();
                 }
             }
         })
         .await;
         let edge = edge(address).await;
         let mut client = edge.h2().await;
-        let (_receive, mut send) = client.websocket().await;
+        let (mut receive, mut send) = client.websocket().await;
+        send.send_data(Bytes::from_static(b"no"), false).unwrap();
+        assert_eq!(data(&mut receive).await, "!");
         send.send_reset(Reason::CANCEL);
-        timeout(LONG, is_over.recv()).await.expect("the server does not hear of it").unwrap();
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
 
         let (receive, mut send) = client.websocket().await;
         send.send_data(Bytes::from_static(b"go"), false).unwrap();
         assert_eq!(rest_of(receive).await.unwrap_err().reason(), Some(Reason::CANCEL));
+
+        // The whole connection goes, and the streams with it.
+        let (mut receive, mut send) = client.websocket().await;
+        send.send_data(Bytes::from_static(b"no"), false).unwrap();
+        assert_eq!(data(&mut receive).await, "!");
+        client.connection.abort();
+        drop((receive, send, client));
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
+    });
+}
+
+/// Every byte begins its time anew.
+#[test]
+fn one_that_rests_too_long_is_broken_off() {
+    const LIMIT: Duration = Duration::from_secs(12);
+    run(async {
+        let (broken, mut is_broken) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let broken = broken.clone();
+            async move {
+                let granted = grant(&peer.head().await);
+                peer.send(&granted).await;
+                for _ in 0..3 {
+                    peer.bytes(1).await;
+                    peer.send("!").await;
+                }
+                peer.reset().await;
+                broken.send(()).unwrap();
+            }
+        })
+        .await;
+        let mut setup = Setup::new(&[address]);
+        setup.server.tunnel_timeout = LIMIT;
+        let edge = setup.start().await;
+        let mut client = edge.h2().await;
+        let (mut receive, mut send) = client.websocket().await;
+        for _ in 0..3 {
+            pass(LIMIT * 3 / 4).await;
+            send.send_data(Bytes::from_static(b"?"), false).unwrap();
+            assert_eq!(data(&mut receive).await, "!");
+        }
+        pass(LIMIT).await;
+        assert_eq!(rest_of(receive).await.unwrap_err().reason(), Some(Reason::CANCEL));
+        timeout(LONG, is_broken.recv()).await.expect("the server does not hear of it").unwrap();
+        // It was the stream's own end.
+        edge.until_h2(|status| (status.open, status.active) == (1, 0)).await;
     });
 }
 

@@ -187,6 +187,37 @@ fn a_dead_idle_connection_costs_no_request() {
     });
 }
 
+/// A request that was begun on a connection whose end had come, and was not read yet: the end is read before anything
+/// is written.
+#[test]
+fn what_has_not_left_is_sent_again() {
+    run(async {
+        let last = Rc::new(RefCell::new(None));
+        let keeper = last.clone();
+        let (address, seen) = upstream_raw(move |_, stream, seen| {
+            let keeper = keeper.clone();
+            async move {
+                let mut frames = Frames::begin(stream).await;
+                let stream = frames.until(HEADERS).await;
+                seen.requests.borrow_mut().push(Request::new(()));
+                frames.send_flagged(HEADERS, 0x5, stream, &[0x88]).await;
+                keeper.replace(Some(frames));
+            }
+        })
+        .await;
+        let mut client = edge_h2(address).await.connect().await;
+        client.get("/").await.expect("200 OK");
+        for n in 2..=30 {
+            until(|| last.borrow().is_some()).await;
+            // Both are there before anybody else has a turn, the request first.
+            assert_eq!(client.stream.try_write(GET.as_bytes()).unwrap(), GET.len());
+            drop(last.take());
+            client.message().await.expect("200 OK");
+            assert_eq!(seen.counts(), (n, n));
+        }
+    });
+}
+
 #[test]
 fn a_server_that_goes_away_finishes_its_streams() {
     run(async {

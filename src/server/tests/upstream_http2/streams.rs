@@ -366,3 +366,103 @@ fn the_word_to_go_on() {
         assert_eq!(answer.expect("HTTP/1.1 417").expect("connection: close\r\n").text(), "no");
     });
 }
+
+/// A tunnel takes a connection of its own, which speaks HTTP/1.
+#[test]
+fn a_connect_does_not_go_by_http2() {
+    run(async {
+        let (address, seen) = upstream_h2(h2::server::Builder::new(), ok).await;
+        let mut setup = setup(address);
+        setup.proxy.connect = true;
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        client.send("CONNECT db:1 HTTP/1.1\r\nHost: db:1\r\n\r\n").await;
+        client.message().await.expect("405 Method Not Allowed");
+        let mut client = h2_client(&edge).await;
+        let (answer, _send) = client.send_request(Request::connect("db:1").body(()).unwrap(), false).unwrap();
+        assert_eq!(timeout(LONG, answer).await.expect("no answer").unwrap().status(), 405);
+        assert_eq!(seen.counts().1, 0);
+    });
+}
+
+/// Each request has a connection of its own, also beside others of its client, and that says for whom it is before
+/// HTTP/2 begins.
+#[test]
+fn servers_are_told_whom_a_connection_is_for() {
+    use crate::proxy::ProxyVersion;
+    run(async {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            let (said, mut headers) = mpsc::unbounded_channel();
+            let (ended, mut ends) = mpsc::unbounded_channel();
+            let (go, gate) = tokio::sync::watch::channel(false);
+            let (address, seen) = upstream_raw(move |_, mut stream, seen| {
+                let (said, ended, mut gate) = (said.clone(), ended.clone(), gate.clone());
+                async move {
+                    let mut header = Vec::new();
+                    let is_whole = |header: &[u8]| match version {
+                        ProxyVersion::V1 => header.ends_with(b"\r\n"),
+                        ProxyVersion::V2 => header.len() == 28,
+                    };
+                    while !is_whole(&header) {
+                        header.push(stream.read_u8().await.unwrap());
+                    }
+                    said.send(header).unwrap();
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                    note(&seen, &request);
+                    let waiting = async {
+                        gate.wait_for(|open| *open).await.unwrap();
+                        answer(&mut respond, "ok");
+                    };
+                    // It drives the connection, too, and nothing more comes on it.
+                    let (next, ()) = tokio::join!(connection.accept(), waiting);
+                    ended.send(next.is_none()).unwrap();
+                }
+            })
+            .await;
+            let mut setup = setup(address);
+            setup.proxy.connections.proxy_protocol = Some(version);
+            let edge = setup.start().await;
+            let expected = |client: SocketAddr| match version {
+                ProxyVersion::V1 => {
+                    let (client, local) = (client.port(), edge.address.port());
+                    format!("PROXY TCP4 127.0.0.1 127.0.0.1 {client} {local}\r\n").into_bytes()
+                }
+                ProxyVersion::V2 => [
+                    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01",
+                    &client.port().to_be_bytes()[..],
+                    &edge.address.port().to_be_bytes(),
+                ]
+                .concat(),
+            };
+
+            let stream = TcpStream::connect(edge.address).await.unwrap();
+            let own = expected(stream.local_addr().unwrap());
+            let (client, connection) = h2::client::handshake(stream).await.unwrap();
+            spawn_local(async move { connection.await.ok() });
+            let mut client = client.ready().await.unwrap();
+            let mut ask =
+                || client.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap().0;
+            let answers = [ask(), ask()];
+            for _ in &answers {
+                assert_eq!(timeout(LONG, headers.recv()).await.unwrap().unwrap(), own);
+            }
+            until(|| seen.counts() == (2, 2)).await;
+            go.send(true).unwrap();
+            for answer in answers {
+                let answer = timeout(LONG, answer).await.expect("no answer").unwrap();
+                assert_eq!(read_all(answer.into_body()).await.0, b"ok");
+                assert_eq!(timeout(LONG, ends.recv()).await.expect("it is kept"), Some(true));
+            }
+
+            let mut client = edge.connect().await;
+            let own = expected(client.stream.local_addr().unwrap());
+            for _ in 0..2 {
+                assert_eq!(client.get("/").await.text(), "ok");
+                assert_eq!(timeout(LONG, headers.recv()).await.unwrap().unwrap(), own);
+                assert_eq!(timeout(LONG, ends.recv()).await.expect("it is kept"), Some(true));
+            }
+            assert_eq!(seen.counts(), (4, 4));
+        }
+    });
+}
