@@ -32,6 +32,7 @@ use tokio::time::Instant;
 pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub(crate) use headers::end_hop;
 pub use metrics::{Columns, FAMILIES, Metrics};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
@@ -152,7 +153,7 @@ pub enum ClientCertificate {
     NotShown,
     /// It has shown one that an authority of ours has signed.
     Verified {
-        /// Printable ASCII; empty if the certificate has none.
+        /// Printable ASCII; empty if the certificate has none, or one that cannot be passed on.
         subject: String,
     },
 }

@@ -39,6 +39,7 @@ use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
 pub use greeting::ProxyProtocol;
+use greeting::Speaker;
 pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
@@ -174,11 +175,14 @@ impl Server {
         let Accepted { listener, stream, peer } = accepted;
         let (name, listener) = (&*listener, self.listener(&listener));
         let deadline = Instant::now() + self.config.handshake_timeout;
-        let (stream, peer) =
+        let (stream, speaker) =
             self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
         let shaken = self.shake(stream, listener, guard, deadline).await?;
         let Shaken { stream, protocol, scheme, certificate } = shaken;
-        let ends = if self.proxy.tells_ends() { stream.ends(peer) } else { None };
+        let (peer, ends) = match speaker {
+            Speaker::Peer => (peer, if self.proxy.tells_ends() { stream.ends(peer) } else { None }),
+            Speaker::Client(ends) => (ends.map(|ends| ends.client), ends),
+        };
         let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate, ends);
         Ok(match protocol {
             Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,

@@ -30,7 +30,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 
 pub use certificate::Certificate;
 pub use records::Records;
-pub use subject::{MAX_SUBJECT, subject};
+pub use subject::{MAX_SUBJECT, NoSubject, subject};
 pub use tickets::{MIN_KEY_FILE, Tickets};
 
 use resolver::Resolver;
@@ -137,13 +137,8 @@ fn verifier(wanted: &ClientCertificates) -> Result<(Arc<dyn ClientCertVerifier>,
         ClientCertificates::Required { ca } => (ca, true),
     };
     let text = read(ca)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca, &text)? {
-        roots.add(certificate).map_err(|error| {
-            Error::new(ca, format!("a certificate in it cannot be an authority's: {error}"))
-        })?;
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto());
+    let roots = Arc::new(authorities(ca, &text)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, crypto());
     let builder = if required { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|error| Error::new(ca, error.to_string()))?;
     let policy: &[u8] = if required { b"required" } else { b"requested" };
@@ -169,6 +164,17 @@ fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
         true => Err(Error::new(path, "there is no certificate in it (PEM: -----BEGIN CERTIFICATE-----)")),
         false => Ok(found),
     }
+}
+
+/// The authorities in a PEM text; at least one.
+fn authorities(path: &Path, text: &[u8]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, text)? {
+        roots.add(certificate).map_err(|error| {
+            Error::new(path, format!("a certificate in it cannot be an authority's: {error}"))
+        })?;
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]

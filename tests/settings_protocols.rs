@@ -273,7 +273,11 @@ fn values_at_their_edges() {
             refused_whole(&format!("{key} = {value}"), key, "expected ");
         }
     }
-    for network in ["10.0.0.0/33", "10.0.0/8", "localhost", "*", "", "10.0.0.1:80", "[::1]"] {
+    // Peers are compared as what they are, IPv4: what stands in the last two would be nobody.
+    let mapped = ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"];
+    for network in
+        ["10.0.0.0/33", "10.0.0/8", "localhost", "*", "", "10.0.0.1:80", "[::1]", mapped[0], mapped[1]]
+    {
         refused(&format!("proxy_protocol_from = ['{network}']"), "proxy_protocol_from", "expected a network");
     }
     for name in ["", "a b", "app:443", "https://app", "-a", "*.a", "a..b"] {

@@ -8,16 +8,20 @@
 //!   So it is with `X-Client-Cert-*`, which a listener that asks for certificates sets and nobody else.
 //! - `Via` is extended both ways (RFC 9110, section 7.6.3).
 
+mod host;
+
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
 use super::ClientCertificate;
 use super::error::Error;
 use super::tunnel::{self, Rules, Wish};
+use host::take_host;
+pub(super) use host::{agreed, is_host};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -84,7 +88,8 @@ impl Forwarded {
     /// `client` is `None` on a Unix socket.
     pub(super) fn new(client: Option<IpAddr>, scheme: &'static str, certificate: ClientCertificate) -> Self {
         let unknown = HeaderValue::from_static("unknown");
-        let client = client.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()).unwrap_or(unknown);
+        let address = client.map(|ip| ip.to_canonical().to_string());
+        let client = address.and_then(|text| HeaderValue::try_from(text).ok()).unwrap_or(unknown);
         let (verified, subject) = match certificate {
             ClientCertificate::NotAsked => (None, None),
             ClientCertificate::NotShown => (Some("NONE"), None),
@@ -175,11 +180,6 @@ pub(super) struct Asked {
     pub(super) expects: bool,
 }
 
-/// Takes from an interim answer what is for one hop.
-pub(super) fn prepare_interim(headers: &mut HeaderMap) {
-    Found::among(headers).end_hop(headers);
-}
-
 /// Whether the client waits for a word before it sends its body: as hyper sees it, which gives that word when
 /// the body is first read.
 fn is_continue(headers: &HeaderMap) -> bool {
@@ -198,9 +198,10 @@ pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Takes from an upstream's trailers what is for one hop.
-pub(super) fn end_hop(trailers: &mut HeaderMap) {
-    Found::among(trailers).end_hop(trailers);
+/// Takes away what is for one hop: of an interim answer, of trailers, and of an answer that goes on by HTTP/2, where
+/// none of it may be.
+pub(crate) fn end_hop(headers: &mut HeaderMap) {
+    Found::among(headers).end_hop(headers);
 }
 
 /// Turns a request for HTTP/1.1 into one for HTTP/2, where the target has all its parts and connections have no
@@ -261,100 +262,6 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<bool, ()> {
         (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err(()),
     }
-}
-
-/// The host that the request is for, from its `Host` or, in HTTP/2, its `:authority` (RFC 9112, section 3.2; RFC
-/// 9113, section 8.3.1), which `Host` says from then on; the target is brought into origin-form. Where both name
-/// one they must name the same: whoever routes by one would be passed by with the other. `None` only from an
-/// HTTP/1.0 client that named none.
-fn take_host<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, Error> {
-    let mut named = request.headers().get_all(header::HOST).iter();
-    let host = match (named.next(), named.next()) {
-        (_, Some(_)) => return Err(Error::RepeatedHost),
-        (Some(host), None) if is_host(host.as_bytes()) => Some(host.clone()),
-        (Some(_), None) => return Err(Error::InvalidHost),
-        (None, None) => None,
-    };
-
-    let target = request.uri();
-    // Not all types that a target can be made of refuse what HTTP/1 would split.
-    let mut visible = target.path().bytes().chain(target.query().unwrap_or_default().bytes());
-    if !visible.all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::Target);
-    }
-    let Some(authority) = target.authority() else {
-        return match host {
-            None if request.version() != Version::HTTP_10 => Err(Error::MissingHost),
-            host => Ok(host),
-        };
-    };
-    let authority = authority.as_str();
-    let scheme = match target.scheme_str() {
-        Some(scheme) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => scheme,
-        // Authority-form is for CONNECT alone, and of other schemes nobody here knows the port.
-        _ => return Err(Error::Target),
-    };
-    if !is_host(authority.as_bytes()) {
-        return Err(Error::InvalidHost);
-    }
-    match &host {
-        Some(host) if !is_same_host(host.as_bytes(), authority.as_bytes(), scheme) => {
-            return Err(Error::HostMismatch);
-        }
-        None if request.version() == Version::HTTP_11 => return Err(Error::MissingHost),
-        _ => {}
-    }
-    let host = HeaderValue::try_from(authority).map_err(|_| Error::InvalidHost)?;
-    let origin = match target.path_and_query() {
-        // HTTP/2 can say "*" itself (RFC 9112, section 3.2.4; RFC 9113, section 8.3.1).
-        _ if request.version() != Version::HTTP_2
-            && request.method() == Method::OPTIONS
-            && target.path() == "/"
-            && target.query().is_none() =>
-        {
-            PathAndQuery::from_static("*")
-        }
-        Some(origin) => origin.clone(),
-        None => PathAndQuery::from_static("/"),
-    };
-    *request.uri_mut() = Uri::from(origin);
-    request.headers_mut().insert(header::HOST, host.clone());
-    Ok(Some(host))
-}
-
-/// Whether this is `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). What is not, such as a space, a slash, an
-/// `@` or a second colon, different servers read differently.
-pub(super) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = split_port(host);
-    let is_name = |c: &u8| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(c);
-    let is_literal = |c: &u8| c.is_ascii_hexdigit() || b":.".contains(c);
-    let named = match name.strip_prefix(b"[").map(|literal| literal.strip_suffix(b"]")) {
-        Some(literal) => literal.is_some_and(|literal| !literal.is_empty() && literal.iter().all(is_literal)),
-        None => !name.is_empty() && name.iter().all(is_name),
-    };
-    named && port.is_none_or(|port| port.len() <= 5 && port.iter().all(u8::is_ascii_digit))
-}
-
-/// The host and what stands behind its colon.
-fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
-    // An IPv6 address has colons of its own, but brackets around them.
-    let end = host.iter().rposition(|c| *c == b']').unwrap_or(0);
-    match host[end..].iter().position(|c| *c == b':') {
-        Some(colon) => (&host[..end + colon], Some(&host[end + colon + 1..])),
-        None => (host, None),
-    }
-}
-
-/// Whether two hosts are the same for a client that speaks `scheme`: without regard to case, or to a port that
-/// goes without saying (RFC 9110, section 4.2.3).
-fn is_same_host(one: &[u8], other: &[u8], scheme: &str) -> bool {
-    let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
-    let parts = |host| {
-        let (name, port) = split_port(host);
-        (name, port.filter(|port| !port.is_empty()).unwrap_or(default))
-    };
-    let ((one, port), (other, other_port)) = (parts(one), parts(other));
-    one.eq_ignore_ascii_case(other) && port == other_port
 }
 
 /// Whether this is `1*DIGIT` that nobody takes for octal.

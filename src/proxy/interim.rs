@@ -36,7 +36,7 @@ impl Inbox {
                 let mut kept = Response::new(());
                 *kept.status_mut() = response.status();
                 *kept.headers_mut() = response.headers().clone();
-                headers::prepare_interim(kept.headers_mut());
+                headers::end_hop(kept.headers_mut());
                 inner.arrived.push(kept);
             }
             if let Some(waker) = inner.waker.take() {

@@ -13,14 +13,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{BufMut, Bytes};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::Error;
-use super::headers::{has_token, is_host, tokens};
+use super::headers::{agreed, has_token, is_host, tokens};
 use super::upstream::Wire;
 
 /// Which tunnels may be asked for.
@@ -96,7 +96,8 @@ fn name_of(token: &[u8]) -> &[u8] {
     token.split(|c| *c == b'/').next().unwrap_or_default()
 }
 
-/// The host and port that a `CONNECT` is for (RFC 9112, section 3.2.3), which its `Host` then says too.
+/// The host and port that a `CONNECT` is for (RFC 9112, section 3.2.3), which its `Host` then says too. One that leaves
+/// out the port means this one.
 pub(super) fn take_target<B: Body>(request: &mut Request<B>, rules: &Rules) -> Result<HeaderValue, Error> {
     debug_assert_eq!(request.method(), Method::CONNECT);
     if !rules.connect {
@@ -105,15 +106,15 @@ pub(super) fn take_target<B: Body>(request: &mut Request<B>, rules: &Rules) -> R
     let target = request.uri();
     let authority = target.authority().map(|authority| authority.as_str()).unwrap_or_default();
     let is_authority_form = target.scheme().is_none() && target.path_and_query().is_none();
-    let named = authority.rsplit_once(':').is_some_and(|(host, port)| {
+    let named = authority.rsplit_once(':').filter(|(host, port)| {
         let port_is_good =
             port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
         port_is_good && is_host(host.as_bytes()) && (!host.contains(':') || host.starts_with('['))
     });
-    if !is_authority_form || !named || !request.body().is_end_stream() {
+    let (true, Some((_, port)), true) = (is_authority_form, named, request.body().is_end_stream()) else {
         return Err(Error::ConnectTarget);
-    }
-    let host = HeaderValue::try_from(authority).map_err(|_| Error::ConnectTarget)?;
+    };
+    let host = agreed(request, authority, port)?;
     request.headers_mut().insert(header::HOST, host.clone());
     Ok(host)
 }
@@ -148,12 +149,8 @@ impl AsyncRead for TunnelStream {
         let this = self.get_mut();
         if !this.unread.is_empty() {
             let n = this.unread.len().min(buf.remaining());
-            buf.put_slice(&this.unread[..n]);
-            this.unread.advance(n);
-            if this.unread.is_empty() {
-                // It may be a small part of a large buffer.
-                this.unread = Bytes::new();
-            }
+            // With the last of it the buffer is let go that it may be a small part of.
+            buf.put(this.unread.split_to(n));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_read(cx, buf)

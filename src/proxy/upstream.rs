@@ -88,7 +88,7 @@ pub struct ConnectionConfig {
     pub connect_timeout: Duration,
     /// How many idle connections a worker keeps to each server.
     pub max_idle: usize,
-    /// How long it keeps one that is not used. Should be less than what the server allows.
+    /// How long it keeps one that is not used; zero keeps none. Should be less than what the server allows.
     pub idle_timeout: Duration,
     /// How many requests one HTTP/2 connection carries at once, if the server allows as many; at least 1.
     pub max_streams: usize,
@@ -123,6 +123,9 @@ pub(crate) const MIN_BUFFER_BYTES: usize = 8192;
 /// Idle connections are looked over this many times in each `idle_timeout`.
 const SWEEPS: u32 = 4;
 
+/// But not more often: each server of each worker has a timer for it.
+const MIN_PERIOD: Duration = Duration::from_millis(10);
+
 /// One server and the connections to it.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -143,7 +146,10 @@ pub(super) enum Lease {
 
 impl Server {
     /// Must run within a `LocalSet`, on which the sweep of idle connections then lives as long as the server.
-    pub(super) fn new(address: ServerAddr, config: ConnectionConfig) -> Rc<Self> {
+    pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig) -> Rc<Self> {
+        if config.idle_timeout.is_zero() {
+            config.max_idle = 0;
+        }
         let config = Rc::new(config);
         let connector = Rc::new(Connector::new(address, &config));
         let expected = match config.protocol {
@@ -159,7 +165,7 @@ impl Server {
             expected: Cell::new(expected),
             config,
         });
-        let period = (server.config.idle_timeout / SWEEPS).max(Duration::from_millis(1));
+        let period = (server.config.idle_timeout / SWEEPS).max(MIN_PERIOD);
         spawn_local(sweep(Rc::downgrade(&server), period));
         server
     }
@@ -188,29 +194,41 @@ impl Server {
         ends: Option<Ends>,
     ) -> Result<Lease, Error> {
         let is_shared = self.config.proxy_protocol.is_none();
-        if is_shared && self.expected(may_tunnel) == Spoken::Http2 {
-            match self.http2.stream().await? {
-                http2::Got::Stream(lease) => return Ok(Lease::Http2(lease)),
-                http2::Got::Http1(wire) => {
-                    self.expected.set(Spoken::Http1);
-                    return self.http1.begin(wire, self).await;
-                }
-                // Somebody else has found out, and has that connection.
-                http2::Got::NotHttp2 => self.expected.set(Spoken::Http1),
-            }
+        if is_shared
+            && self.expected(may_tunnel) == Spoken::Http2
+            && let Some(lease) = self.share().await?
+        {
+            return Ok(lease);
         }
         // Boxed: the states of a handshake are large, and every request would carry room for them.
         let connecting = Box::pin(self.connector.connect(may_tunnel, ends));
         let (wire, spoken) = self.connector.connect_in_time(&self.config, connecting).await?;
         match spoken {
             Spoken::Http1 => self.http1.begin(wire, self).await,
+            Spoken::Http2 if !is_shared => self.http2.alone(wire).await.map(Lease::Http2),
             Spoken::Http2 => {
                 self.expected.set(Spoken::Http2);
-                let lease = self.http2.begin(wire).await?;
-                if !is_shared {
-                    lease.retire();
+                if let Some(lease) = self.http2.adopt(wire).await? {
+                    return Ok(Lease::Http2(lease));
                 }
-                Ok(Lease::Http2(lease))
+                // Others have found out at the same time. One that changes its mind yet again is not followed.
+                self.share().await?.ok_or_else(|| Error::Full(self.address().clone()))
+            }
+        }
+    }
+
+    /// A stream of a connection that others may have asked for before, or its connection if the server chose HTTP/1.
+    /// `None`: it did so in a connection that somebody else has.
+    async fn share(self: &Rc<Self>) -> Result<Option<Lease>, Error> {
+        match self.http2.stream().await? {
+            http2::Got::Stream(lease) => Ok(Some(Lease::Http2(lease))),
+            http2::Got::Http1(wire) => {
+                self.expected.set(Spoken::Http1);
+                self.http1.begin(wire, self).await.map(Some)
+            }
+            http2::Got::NotHttp2 => {
+                self.expected.set(Spoken::Http1);
+                Ok(None)
             }
         }
     }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Downstream, ListenerConfig, Server};
+use crate::proxy::Ends;
 use crate::restart::{End, Guard};
 
 /// Whether a listener's peers say whom they speak for. On a Unix listener every peer's word is taken: who may
@@ -41,7 +42,7 @@ const V2_FIXED: usize = 16;
 const V1_PREFIX: &[u8] = b"PROXY ";
 
 impl Server {
-    /// The stream after its greeting, and whose it is: the client's address (`None`: a Unix socket).
+    /// The stream after its greeting, and whose it is.
     pub(super) async fn greet(
         &self,
         stream: Downstream,
@@ -50,9 +51,9 @@ impl Server {
         listener: &ListenerConfig,
         guard: &Guard,
         deadline: Instant,
-    ) -> Result<(Downstream, Option<SocketAddr>), End> {
+    ) -> Result<(Downstream, Speaker), End> {
         let (from, required) = match &listener.proxy_protocol {
-            ProxyProtocol::Off => return Ok((stream, peer)),
+            ProxyProtocol::Off => return Ok((stream, Speaker::Peer)),
             ProxyProtocol::Optional(from) => (from, false),
             ProxyProtocol::Required(from) => (from, true),
         };
@@ -69,25 +70,21 @@ impl Server {
         } else {
             Ok((stream, Speaker::Peer))
         };
-        match greeted {
-            Ok((stream, Speaker::Peer)) => Ok((stream, peer)),
-            Ok((stream, Speaker::Client(client))) => Ok((stream, client)),
-            Err((end, reason)) => {
-                let peer = peer.map(tracing::field::display);
-                tracing::debug!(listener = name, peer, reason, "a connection was closed");
-                Err(end)
-            }
-        }
+        greeted.map_err(|(end, reason)| {
+            let peer = peer.map(tracing::field::display);
+            tracing::debug!(listener = name, peer, reason, "a connection was closed");
+            end
+        })
     }
 }
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaker {
+pub(super) enum Speaker {
     /// That of the one who made it.
     Peer,
-    /// That of a client, by its address; `None` is one on a Unix socket.
-    Client(Option<SocketAddr>),
+    /// That of a client, and where it has connected to; `None` is one on a Unix socket.
+    Client(Option<Ends>),
 }
 
 fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
@@ -166,8 +163,12 @@ fn parse_v1(read: &[u8]) -> Parsed {
         Ok(header) if header.header.len() < length => return Parsed::Malformed("a stray CR in a PROXY line"),
         Ok(header) => match header.addresses {
             v1::Addresses::Unknown => Speaker::Peer,
-            v1::Addresses::Tcp4(ip) => client(ip.source_address, ip.source_port),
-            v1::Addresses::Tcp6(ip) => client(ip.source_address, ip.source_port),
+            v1::Addresses::Tcp4(ip) => {
+                client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+            }
+            v1::Addresses::Tcp6(ip) => {
+                client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+            }
         },
         Err(_) => return Parsed::Malformed("a PROXY line that is not as version 1 has it"),
     };
@@ -187,8 +188,12 @@ fn parse_v2(read: &[u8]) -> Parsed {
         // The load balancer speaks for itself, and whatever addresses it adds mean nothing.
         _ if read[12..13] == local => Speaker::Peer,
         Ok(header) => match (header.protocol, header.addresses) {
-            (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => client(ip.source_address, ip.source_port),
-            (v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => client(ip.source_address, ip.source_port),
+            (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
+                client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+            }
+            (v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => {
+                client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
+            }
             (v2::Protocol::Stream, v2::Addresses::Unix(_)) => Speaker::Client(None),
             _ => Speaker::Peer,
         },
@@ -197,16 +202,21 @@ fn parse_v2(read: &[u8]) -> Parsed {
     Parsed::Header { length, speaker }
 }
 
-fn client(ip: impl Into<IpAddr>, port: u16) -> Speaker {
-    Speaker::Client(Some(SocketAddr::new(ip.into(), port)))
+fn client(client: impl Into<SocketAddr>, local: impl Into<SocketAddr>) -> Speaker {
+    Speaker::Client(Some(Ends { client: client.into(), local: local.into() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn header(bytes: &[u8], client: Option<&str>) {
-        let speaker = client.map_or(Speaker::Peer, |text| Speaker::Client(text.parse().ok()));
+    /// `ends` are "no address", or two of them.
+    fn header(bytes: &[u8], ends: Option<&str>) {
+        let ends = ends.map(|text| {
+            let (client, local) = text.split_once(' ').unwrap();
+            Some(Ends { client: client.parse().ok()?, local: local.parse().ok()? })
+        });
+        let speaker = ends.map_or(Speaker::Peer, Speaker::Client);
         for n in 0..bytes.len() {
             assert_eq!(parse(&bytes[..n]), Parsed::Partial, "the first {n} bytes of {bytes:?}");
         }
@@ -222,8 +232,8 @@ mod tests {
 
     #[test]
     fn headers_of_version_1() {
-        header(b"PROXY TCP4 192.0.2.7 198.51.100.1 65535 443\r\n", Some("192.0.2.7:65535"));
-        header(b"PROXY TCP6 2001:db8::7 ::1 1 443\r\n", Some("[2001:db8::7]:1"));
+        header(b"PROXY TCP4 192.0.2.7 198.51.100.1 65535 443\r\n", Some("192.0.2.7:65535 198.51.100.1:443"));
+        header(b"PROXY TCP6 2001:db8::7 ::1 1 443\r\n", Some("[2001:db8::7]:1 [::1]:443"));
         header(b"PROXY UNKNOWN\r\n", None);
         header(b"PROXY UNKNOWN ffff:f::f and the rest\r\n", None);
     }
@@ -231,12 +241,12 @@ mod tests {
     #[test]
     fn headers_of_version_2() {
         let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 1, 187];
-        header(&v2(0x21, 0x11, &v4), Some("192.0.2.7:12345"));
+        header(&v2(0x21, 0x11, &v4), Some("192.0.2.7:12345 198.51.100.1:443"));
         let tlvs = [&v4[..], &[0x04, 0, 2, 7, 7, 0xEE, 0, 0]].concat();
-        header(&v2(0x21, 0x11, &tlvs), Some("192.0.2.7:12345"));
+        header(&v2(0x21, 0x11, &tlvs), Some("192.0.2.7:12345 198.51.100.1:443"));
         let mut v6 = [0; 36];
-        (v6[15], v6[33]) = (1, 80);
-        header(&v2(0x21, 0x21, &v6), Some("[::1]:80"));
+        (v6[15], v6[33], v6[35]) = (1, 80, 81);
+        header(&v2(0x21, 0x21, &v6), Some("[::1]:80 [::]:81"));
         header(&v2(0x21, 0x31, &[b'/'; 216]), Some("no address"));
         header(&v2(0x21, 0x00, b""), None);
         header(&v2(0x21, 0x00, b"whatever"), None);

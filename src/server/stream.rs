@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use tokio_rustls::server::TlsStream;
@@ -138,12 +138,8 @@ impl AsyncRead for Downstream {
         let this = self.get_mut();
         if !this.unread.is_empty() {
             let n = this.unread.len().min(buf.remaining());
-            buf.put_slice(&this.unread[..n]);
-            this.unread.advance(n);
-            if this.unread.is_empty() {
-                // What is left of it would keep the buffer that it is part of.
-                this.unread = Bytes::new();
-            }
+            // With the last of it the buffer is let go that it may be a small part of.
+            buf.put(this.unread.split_to(n));
             return Poll::Ready(Ok(()));
         }
         match &mut this.kind {
@@ -457,5 +453,37 @@ impl AsyncWrite for Noted {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.notes.released.set(true);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Buffer(Arc<()>);
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            b"much more than is unread"
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_been_read_off_holds_no_buffer() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut stream = Downstream::plain(Stream::Unix(near));
+        let buffer = Buffer(Arc::new(()));
+        stream.put_back(Bytes::from_owner(buffer.clone()).split_off(18));
+        let mut read = [0; 4];
+        stream.read_exact(&mut read).await.unwrap();
+        assert_eq!((&read, Arc::strong_count(&buffer.0)), (b"unre", 2));
+        stream.read_exact(&mut read[..2]).await.unwrap();
+        assert_eq!((&read[..2], Arc::strong_count(&buffer.0)), (&b"ad"[..], 1));
     }
 }

@@ -270,7 +270,16 @@ pub(super) fn network(leaf: &Leaf) -> Checked<IpNet> {
         let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
         text.parse().ok().or_else(address)
     });
-    parsed.ok_or_else(|| "expected a network such as 10.0.0.0/8 or fd00::/8, or an address".to_owned())
+    // An address of IPv4 is compared as that, however a socket shows it: such a network would have nobody in it.
+    let is_mapped =
+        |network: &IpNet| matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some());
+    match parsed {
+        Some(network) if is_mapped(&network) => {
+            Err("expected a network of IPv4 to be written as one, such as 10.0.0.0/8".to_owned())
+        }
+        Some(network) => Ok(network),
+        None => Err("expected a network such as 10.0.0.0/8 or fd00::/8, or an address".to_owned()),
+    }
 }
 
 /// A name that a server proves: a host name or an address.

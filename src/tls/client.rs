@@ -7,7 +7,7 @@ use rustls::client::Resumption;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{Error, certificates, crypto, read};
+use super::{Error, authorities, crypto, read};
 
 /// How many servers' sessions are kept to be resumed. They are few: the servers of the settings.
 const MAX_SESSIONS: usize = 1024;
@@ -18,7 +18,7 @@ const MAX_SESSIONS: usize = 1024;
 /// Reads files: once for a process. Errors name the file; without one they name what was looked for.
 pub fn config(ca: Option<&Path>, identity: Option<Arc<CertifiedKey>>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match ca {
-        Some(ca) => from_file(ca)?,
+        Some(ca) => authorities(ca, &read(ca)?)?,
         None => from_system()?,
     };
     let builder = ClientConfig::builder_with_provider(crypto()).with_safe_default_protocol_versions();
@@ -30,16 +30,6 @@ pub fn config(ca: Option<&Path>, identity: Option<Arc<CertifiedKey>>) -> Result<
     };
     config.resumption = Resumption::in_memory_sessions(MAX_SESSIONS);
     Ok(Arc::new(config))
-}
-
-fn from_file(ca: &Path) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca, &read(ca)?)? {
-        roots.add(certificate).map_err(|error| {
-            Error::new(ca, format!("a certificate in it cannot be an authority's: {error}"))
-        })?;
-    }
-    Ok(roots)
 }
 
 /// What the system trusts. A certificate that cannot be used is passed over: there are odd ones in most stores.

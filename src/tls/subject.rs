@@ -10,12 +10,23 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 /// The longest subject that is passed on, in bytes.
 pub const MAX_SUBJECT: usize = 4096;
 
+/// Why a certificate's subject cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSubject {
+    /// Part of a name is another name: all of it or nothing.
+    #[error("it is longer than {MAX_SUBJECT} bytes")]
+    TooLong,
+    /// It is not what X.509 says (RFC 5280).
+    #[error("the certificate is garbled")]
+    Garbled,
+}
+
 /// The subject of a certificate in DER, as RFC 4514 writes it: the most particular first, such as
-/// `CN=alice,O=Example`. Only printable ASCII: everything else is escaped, byte by byte. `None` if it is
-/// longer than [`MAX_SUBJECT`], because part of a name is another name.
-pub fn subject(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(text(certificate.subject())).filter(|text| text.len() <= MAX_SUBJECT)
+/// `CN=alice,O=Example`. Only printable ASCII: everything else is escaped, byte by byte.
+pub fn subject(certificate: &[u8]) -> Result<String, NoSubject> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| NoSubject::Garbled)?;
+    let text = text(certificate.subject());
+    if text.len() > MAX_SUBJECT { Err(NoSubject::TooLong) } else { Ok(text) }
 }
 
 pub(super) fn text(name: &X509Name<'_>) -> String {
@@ -65,7 +76,8 @@ fn write_value(text: &mut String, value: &str) {
                 text.push('\\');
                 text.push(char::from(byte));
             }
-            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            // Not as "\ ": what a field of HTTP ends with would lose its space, and become another name.
+            b' ' if at == 0 || at == last => text.push_str("\\20"),
             b'#' if at == 0 => text.push_str("\\#"),
             b' '..=b'~' => text.push(char::from(byte)),
             _ => {

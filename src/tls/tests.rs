@@ -122,12 +122,13 @@ fn a_subject_is_printable_ascii_and_cannot_say_more_than_it_is() {
     assert_eq!(cn("a,O=Evil"), "CN=a\\,O=Evil");
     assert_eq!(cn("a\r\nX-Evil: 1\0"), "CN=a\\0D\\0AX-Evil: 1\\00");
     assert_eq!(cn("ü\"\\"), "CN=\\C3\\BC\\\"\\\\");
-    assert_eq!(cn(" #a "), "CN=\\ #a\\ ");
+    assert_eq!(cn(" #a "), "CN=\\20#a\\20", "a field of HTTP cannot end with a space");
+    assert_eq!(cn(" "), "CN=\\20");
     assert_eq!(cn("#a"), "CN=\\#a");
     assert_eq!(write(&[(DnType::CustomDnType(vec![1, 2, 3, 4]), "x")]).unwrap(), "1.2.3.4=#0c0178");
     assert_eq!(write(&[]).unwrap(), "");
-    assert_eq!(write(&[(DnType::CommonName, &"a".repeat(MAX_SUBJECT))]), None);
-    assert_eq!(subject(b"nonsense"), None);
+    assert_eq!(write(&[(DnType::CommonName, &"a".repeat(MAX_SUBJECT))]), Err(NoSubject::TooLong));
+    assert_eq!(subject(b"nonsense"), Err(NoSubject::Garbled));
 }
 
 #[test]

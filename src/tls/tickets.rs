@@ -12,7 +12,8 @@
 //! ```
 //!
 //! All three keys go to the next generation, so that two processes that live at the same time change to the
-//! same key, whichever comes to it first.
+//! same key, whichever comes to it first. They grow old by the time since the machine started, which all its
+//! processes see alike and nobody puts back.
 
 use std::fmt;
 use std::hint::black_box;
@@ -24,6 +25,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 use aws_lc_rs::{digest, hkdf};
+use nix::time::{ClockId, clock_gettime};
 use rustls::server::ProducesTickets;
 
 use super::{Error, read};
@@ -36,7 +38,7 @@ const TIME: usize = 8;
 pub const MIN_KEY_FILE: usize = 32;
 
 /// What the keys are called, and how they are written, in what one generation tells the next.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The keys of a process, for all its threads.
 pub struct Tickets {
@@ -46,6 +48,7 @@ pub struct Tickets {
     clock: Clock,
 }
 
+/// Seconds since a moment that is the same for all who have the keys.
 type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Which keys there are at a moment.
@@ -162,7 +165,7 @@ impl Tickets {
     ///
     /// `None` if the system has no randomness.
     pub fn random(lifetime: Duration, handed: Option<&str>) -> Option<(Tickets, Option<String>)> {
-        Tickets::random_at(lifetime, handed, Box::new(unix_seconds))
+        Tickets::random_at(lifetime, handed, Box::new(seconds_since_boot))
     }
 
     fn random_at(
@@ -288,6 +291,12 @@ impl ProducesTickets for Bound {
     }
 }
 
+/// With the time in which the machine was suspended, in which keys grow old, too.
+fn seconds_since_boot() -> u64 {
+    // Linux has had this clock since 2.6.39.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| u64::try_from(time.tv_sec()).unwrap_or(0))
+}
+
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -302,7 +311,7 @@ fn parse(text: &str, now: u64) -> Option<Keys> {
     if words.next()? != FORMAT {
         return None;
     }
-    // A clock that was put back must not make a key immortal.
+    // In another time namespace the machine has started at another time; that must not make a key immortal.
     let born = words.next()?.parse::<u64>().ok()?.min(now);
     let mut keys =
         words.map(|word| parse_secret(word).and_then(|secret| Key::derive(secret).ok()).map(Arc::new));

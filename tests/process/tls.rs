@@ -194,6 +194,7 @@ fn certificates_of_clients() {
     let site = authority.issue(&folder, "site", &["site.test"]);
     let alice = clients.issue_client(&folder, "alice", "alice, \u{fc}\r\nX-Evil: 1");
     let mallory = authority.issue_client(&folder, "mallory", "alice");
+    let endless = clients.issue_client(&folder, "endless", &"a".repeat(5000));
     let with = |policy: &str| {
         let listener = format!(
             "certificates = [\"site\"]\nclient_certificates = \"{policy}\"\nclient_ca = {:?}",
@@ -236,6 +237,11 @@ fn certificates_of_clients() {
     verified(get(Some(&alice), &http1));
     verified(get(Some(&alice), &["--http1.1", "--tls-max", "1.2"]));
     verified(get(Some(&alice), &["--http2"]));
+    // Too long to be passed on; that it was verified is true all the same.
+    let (code, shown) = get(Some(&endless), &http1);
+    assert_eq!(code, 0, "{shown}");
+    let shown = fields(&shown);
+    assert!(shown.contains("x-client-cert-verified: SUCCESS\n") && !shown.contains("subject"), "{shown}");
     for wrong in [None, Some(&mallory)] {
         let (code, shown) = get(wrong, &http1);
         assert!(code != 0 && !shown.contains("headers"), "{code} {shown}");

@@ -168,7 +168,7 @@ impl Head<'_> {
                 StatusCode::SWITCHING_PROTOCOLS => {}
                 _ if self.passed <= MAX_INTERIM => {
                     *response.version_mut() = Version::HTTP_11;
-                    headers::prepare_interim(response.headers_mut());
+                    headers::end_hop(response.headers_mut());
                     self.interim.send(response);
                 }
                 _ => {}

@@ -11,6 +11,8 @@
 //! - One connection is made at a time, whoever waits; it counts only once the server's SETTINGS are there: before
 //!   that nobody knows how many streams it takes, or whether it speaks HTTP/2 at all.
 //! - A connection that has said GOAWAY, or has refused a stream, gets no more; its streams go on to their ends.
+//! - A connection that ends before it was given a stream is made anew. After a few of these in a row those who wait
+//!   are told: a server that ends all of them would else be connected to for as long as somebody waits.
 
 mod connection;
 
@@ -38,6 +40,10 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// The same for all answers of a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
+/// How many connections in a row may end unused, before that counts as a failed connect. One or two a server may
+/// have that is itself about to be replaced.
+const MAX_UNUSED: u32 = 3;
+
 /// The connections to one server.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -50,6 +56,8 @@ pub(super) struct Pool {
     waiting: RefCell<VecDeque<oneshot::Sender<Result<Got, Error>>>>,
     /// Whether a connection is being made.
     connecting: Cell<bool>,
+    /// How many connections in a row have ended unused.
+    unused: Cell<u32>,
     sweep: Cell<u32>,
 }
 
@@ -88,6 +96,7 @@ impl Pool {
             connections: RefCell::default(),
             waiting: RefCell::default(),
             connecting: Cell::new(false),
+            unused: Cell::new(0),
             sweep: Cell::new(0),
         })
     }
@@ -115,8 +124,14 @@ impl Pool {
         let max = self.config.max_streams;
         let connection =
             self.connections.borrow().iter().find(|connection| connection.has_room(max)).cloned()?;
+        Some(self.lease(connection))
+    }
+
+    fn lease(self: &Rc<Self>, connection: Rc<Connection>) -> Lease {
         connection.open.set(connection.open.get() + 1);
-        Some(Lease { connection, pool: self.clone() })
+        connection.used.set(true);
+        self.unused.set(0);
+        Lease { connection, pool: self.clone() }
     }
 
     /// Waits for a stream.
@@ -151,11 +166,10 @@ impl Pool {
         self.connect_more();
     }
 
-    /// Makes a connection, unless one is being made or there are enough.
+    /// Makes a connection, unless one is being made, or there are enough, or the last takes no streams yet.
     fn connect_more(self: &Rc<Self>) {
-        if self.connecting.get()
-            || self.connections.borrow().len() >= self.config.max_http2_connections.max(1)
-        {
+        let is_one_unused = || self.connections.borrow().iter().any(|connection| !connection.used.get());
+        if self.connecting.get() || self.has_enough() || is_one_unused() {
             return;
         }
         self.connecting.set(true);
@@ -178,7 +192,7 @@ impl Pool {
             match self.connector.connect(false, None).await? {
                 (wire, Spoken::Http1) => Ok(Some(wire)),
                 (wire, Spoken::Http2) => Connection::begin(wire, self).await.map(|connection| {
-                    self.connections.borrow_mut().push(connection);
+                    self.add(&connection);
                     None
                 }),
             }
@@ -186,13 +200,40 @@ impl Pool {
         self.connector.connect_in_time(&self.config, connecting).await
     }
 
-    /// A stream of a connection that was made elsewhere.
-    pub(super) async fn begin(self: &Rc<Self>, wire: Wire) -> Result<Lease, Error> {
-        let beginning = Connection::begin(wire, self);
-        let connection = self.connector.connect_in_time(&self.config, beginning).await?;
-        connection.open.set(connection.open.get() + 1);
+    /// False: there are enough, or it is at its end already.
+    fn add(self: &Rc<Self>, connection: &Rc<Connection>) -> bool {
+        if self.has_enough() {
+            return false;
+        }
         self.connections.borrow_mut().push(connection.clone());
-        Ok(Lease { connection, pool: self.clone() })
+        let is_open = connection.is_open();
+        if !is_open {
+            self.retire(connection);
+        }
+        is_open
+    }
+
+    fn has_enough(&self) -> bool {
+        self.connections.borrow().len() >= self.config.max_http2_connections.max(1)
+    }
+
+    /// Takes in a connection that was made elsewhere, and gives a stream of it. `None`: it has none to give, or is
+    /// one too many, and a stream is to be waited for.
+    pub(super) async fn adopt(self: &Rc<Self>, wire: Wire) -> Result<Option<Lease>, Error> {
+        let connection = self.begin(wire).await?;
+        let lease = (self.add(&connection) && connection.has_room(self.config.max_streams))
+            .then(|| self.lease(connection));
+        self.serve_waiting();
+        Ok(lease)
+    }
+
+    /// A stream of a connection that was made elsewhere and is for nobody else.
+    pub(super) async fn alone(self: &Rc<Self>, wire: Wire) -> Result<Lease, Error> {
+        Ok(self.lease(self.begin(wire).await?))
+    }
+
+    async fn begin(self: &Rc<Self>, wire: Wire) -> Result<Rc<Connection>, Error> {
+        self.connector.connect_in_time(&self.config, Connection::begin(wire, self)).await
     }
 
     /// The first in line that is still there gets the connection, and the others make their own.
@@ -217,6 +258,14 @@ impl Pool {
     /// Gives a connection no more streams.
     fn retire(self: &Rc<Self>, connection: &Rc<Connection>) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+        if !connection.used.get() {
+            self.unused.set(self.unused.get() + 1);
+        }
+        if self.unused.get() >= MAX_UNUSED {
+            self.unused.set(0);
+            let cause = "its connections end before they take a request";
+            self.tell_failed(Error::ClosedEarly(self.address().clone(), cause.into()));
+        }
         self.serve_waiting();
     }
 

@@ -7,7 +7,7 @@
 use h2::RecvStream;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, request};
 
 use super::tunnel::Asked;
@@ -34,7 +34,8 @@ pub(super) struct Facts {
     pub(super) tunnel: Option<Asked>,
 }
 
-/// Translates the head in place: the target in origin-form unless it is a CONNECT's, the host in `Host`, one `Cookie`.
+/// Translates the head in place: one `Cookie`, one length. `:authority` stays in the target, where the proxy looks for
+/// it.
 pub(super) fn translate(
     request: Request<RecvStream>,
     max_headers: usize,
@@ -72,11 +73,10 @@ fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> 
     };
     let length = take_length(&mut parts.headers)?;
     if is_connect {
-        agree_on_host(parts)?;
         // Whether it may be, the proxy decides; and it takes none that says it has a body.
         tunnel = (length.unwrap_or(0) == 0).then_some(Asked::Connect);
     } else {
-        take_target(parts)?;
+        check_target(parts)?;
     }
     Ok(Facts {
         length,
@@ -110,31 +110,11 @@ fn take_length(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
     Ok(Some(length))
 }
 
-fn take_target(parts: &mut request::Parts) -> Result<(), Refusal> {
+fn check_target(parts: &request::Parts) -> Result<(), Refusal> {
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let is_whole_server = target == "*" && parts.method == Method::OPTIONS;
     if !target.starts_with('/') && !is_whole_server {
         return Err(Refusal::Malformed("a path that does not begin with a slash"));
-    }
-    agree_on_host(parts)?;
-    if let Some(origin) = parts.uri.path_and_query() {
-        parts.uri = Uri::from(origin.clone());
-    }
-    Ok(())
-}
-
-/// Makes `Host` say what the authority says. Which of the two is meant, nobody can say when they differ (RFC 9113,
-/// section 8.3.1).
-fn agree_on_host(parts: &mut request::Parts) -> Result<(), Refusal> {
-    let Some(authority) = parts.uri.authority().map(|authority| authority.as_str()) else { return Ok(()) };
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
-        return Err(Refusal::Answer(StatusCode::BAD_REQUEST));
-    }
-    if !parts.headers.contains_key(header::HOST) {
-        let host = HeaderValue::try_from(authority);
-        let host = host.map_err(|_| Refusal::Malformed("an authority that is no host"))?;
-        parts.headers.insert(header::HOST, host);
     }
     Ok(())
 }

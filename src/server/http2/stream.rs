@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
 use super::tunnel::carry;
 use super::wire::Link;
-use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim};
+use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, end_hop};
 use crate::timer::Timer;
 
 /// What the streams of a connection have in common.
@@ -44,6 +44,8 @@ pub(super) enum Broken {
     Gone,
     /// The client neither sends what the upstream waits for nor takes what there is for it.
     Stalled,
+    /// A server has made a tunnel that nobody has asked for.
+    Unasked,
     /// The answer is not to be had.
     Body(BodyError),
     /// h2 does not take the answer.
@@ -148,7 +150,7 @@ async fn answer(
             return match tunnel.zip(facts.tunnel) {
                 Some((stream, asked)) => carry(common, &asked, head, upstream, stream, respond).await,
                 // Not asked for: see `request::prepare`.
-                None => Err(Broken::Stalled),
+                None => Err(Broken::Unasked),
             };
         }
     };
@@ -187,6 +189,7 @@ fn noop() -> Context<'static> {
 }
 
 fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -> Response<()> {
+    // What is left is our own, such as that HTTP/1 ends here; h2 refuses to send it (RFC 9113, section 8.2.2).
     end_hop(&mut parts.headers);
     let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_length
@@ -203,28 +206,16 @@ fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -
     Response::from_parts(parts, ())
 }
 
-/// What says nothing in HTTP/2 and must not be in it (RFC 9113, section 8.2.2); h2 refuses to send it.
-static ONE_CONNECTION: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-pub(super) fn end_hop(headers: &mut HeaderMap<HeaderValue>) {
-    for name in &ONE_CONNECTION {
-        headers.remove(name);
-    }
-}
-
 fn break_off(broken: &Broken, respond: &Responder) {
     let reason = match broken {
         Broken::Gone => return,
         Broken::Stalled => {
             tracing::debug!("a stream stood still for too long");
             Reason::CANCEL
+        }
+        Broken::Unasked => {
+            tracing::warn!("a server has made a tunnel that nobody has asked for");
+            Reason::INTERNAL_ERROR
         }
         Broken::Body(error) => {
             let cause = std::error::Error::source(error).map(tracing::field::display);

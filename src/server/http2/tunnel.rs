@@ -13,9 +13,9 @@ use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::tunnel::{Over, Tunnel};
-use super::stream::{Broken, Common, Responder, begin, end_hop};
+use super::stream::{Broken, Common, Responder, begin};
 use super::websocket;
-use crate::proxy::TunnelStream;
+use crate::proxy::{TunnelStream, end_hop};
 use crate::timer::Timer;
 
 /// What is asked for in place of an answer: no body follows, but this.
@@ -92,7 +92,10 @@ pub(super) async fn carry(
             tracing::debug!(%error, "a tunnel's server went away");
             Err(asked.broken())
         }
-        Some(Over::Silent) => Err(asked.broken()),
+        Some(Over::Silent) => {
+            tracing::debug!("nothing has moved in a tunnel for too long");
+            Err(asked.broken())
+        }
     }
 }
 

@@ -150,10 +150,12 @@ fn servers_are_told_whom_a_connection_is_for() {
             assert_eq!(line, format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own} {}\r\n", edge.address.port()));
             assert_eq!(rest, "", "one request, and the connection ends");
         }
-        let mut other = edge.connect().await;
-        other.send(&format!("{LINE}{GET}")).await;
-        other.message().await.expect("200 OK");
-        let (line, _) = lines.recv().await.unwrap();
-        assert_eq!(line, format!("PROXY TCP4 192.0.2.7 127.0.0.1 5 {}\r\n", edge.address.port()));
+        // What a load balancer says is passed on as it is, be it of the other family than its own connection.
+        for said in [LINE, "PROXY TCP6 2001:db8::7 2001:db8::1 5 443\r\n"] {
+            let mut other = edge.connect().await;
+            other.send(&format!("{said}{GET}")).await;
+            other.message().await.expect("200 OK");
+            assert_eq!(lines.recv().await.unwrap().0, said);
+        }
     });
 }

@@ -161,3 +161,29 @@ fn idle_upstream_connections_are_given_up() {
         timeout(LONG, ended.recv()).await.unwrap().unwrap();
     });
 }
+
+#[test]
+fn an_idle_timeout_of_zero_keeps_no_upstream_connection() {
+    run(async {
+        let connections = Rc::new(std::cell::Cell::new(0));
+        let counter = connections.clone();
+        let address = upstream(move |mut peer| {
+            counter.set(counter.get() + 1);
+            async move {
+                while peer.more().await {
+                    peer.message().await;
+                    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            }
+        })
+        .await;
+        let mut setup = Setup::new(&[address]);
+        setup.proxy.connections.idle_timeout = Duration::ZERO;
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        for n in 1..=3 {
+            assert_eq!(client.get("/").await.text(), "ok");
+            assert_eq!(connections.get(), n);
+        }
+    });
+}

@@ -241,6 +241,41 @@ fn a_connect_that_is_not_granted() {
     });
 }
 
+/// What `Host` says beside the target of a CONNECT was not looked at.
+#[test]
+fn a_connect_names_one_host() {
+    async fn ask(edge: &Edge, request: &str) -> Message {
+        let mut client = edge.connect().await;
+        client.send(request).await;
+        client.message().await
+    }
+    run(async {
+        let (address, mut requests) = recorder_with("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await;
+        let mut setup = Setup::new(&[address]);
+        setup.proxy.connect = true;
+        let edge = setup.start().await;
+        for fields in ["Host: db:5432\r\n", "Host: DB\r\n", "Host: db:\r\n"] {
+            let answer = ask(&edge, &format!("CONNECT db:5432 HTTP/1.1\r\n{fields}\r\n")).await;
+            answer.expect("403 No");
+            let request = requests.recv().await.unwrap();
+            request.expect("CONNECT db:5432 HTTP/1.1\r\n").expect("host: db:5432\r\n");
+        }
+        ask(&edge, "CONNECT db:5432 HTTP/1.0\r\n\r\n").await.expect("403 No");
+        requests.recv().await.unwrap().expect("host: db:5432\r\n");
+        for (fields, words) in [
+            ("", "the request has no Host"),
+            ("Host: other\r\n", "the request's target and its Host disagree"),
+            ("Host: db:443\r\n", "the request's target and its Host disagree"),
+            ("Host: u@db\r\n", "the request's host is not valid"),
+            ("Host: db\r\nHost: db\r\n", "the request has more than one Host"),
+        ] {
+            let answer = ask(&edge, &format!("CONNECT db:5432 HTTP/1.1\r\n{fields}\r\n")).await;
+            assert_eq!(answer.expect("400 Bad Request").text(), format!("400 Bad Request: {words}\n"));
+        }
+        requests.try_recv().unwrap_err();
+    });
+}
+
 /// An upload that the client broke off ended towards the server like one that is whole.
 #[test]
 fn a_side_that_breaks_breaks_the_other() {

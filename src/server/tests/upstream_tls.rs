@@ -174,6 +174,60 @@ fn many_at_once_with_a_server_that_chooses_http1() {
     });
 }
 
+/// The other way round: it begins to speak HTTP/2, and requests that have each made a connection for HTTP/1 find out
+/// at the same time. Each kept its own, however many connections and streams there may be.
+#[test]
+fn many_at_once_with_a_server_that_has_learnt_http2() {
+    run(async {
+        let authority = Authority::new("ours");
+        let acceptor = |protocol| TlsAcceptor::from(Arc::new(authority.server("app.test", &[protocol])));
+        let (old, new) = (acceptor("http/1.1"), acceptor("h2"));
+        let (made, carriers) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let counts = (made.clone(), carriers.clone());
+        let address = upstream(move |mut peer| {
+            let (old, new) = (old.clone(), new.clone());
+            let (made, carriers) = counts.clone();
+            async move {
+                made.set(made.get() + 1);
+                if made.get() == 1 {
+                    let mut stream = old.accept(peer.stream).await.unwrap();
+                    stream.read_buf(&mut peer.buffer).await.unwrap();
+                    let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nh1";
+                    return stream.write_all(answer).await.unwrap();
+                }
+                until(|| made.get() == 6).await;
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(1);
+                let stream = new.accept(peer.stream).await.unwrap();
+                // One that is not needed is closed before this is done.
+                let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+                let mut carries = false;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    carriers.set(carriers.get() + usize::from(!carries));
+                    carries = true;
+                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                    body.send_data(Bytes::from_static(b"h2"), true).unwrap();
+                }
+            }
+        })
+        .await;
+        let mut setup = authority.setup(address, Protocol::Alpn, Some("app.test"));
+        setup.proxy.connections.max_http2_connections = 1;
+        let edge = setup.start().await;
+        assert_eq!(edge.connect().await.get("/").await.text(), "h1");
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            let mut client = edge.connect().await;
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            clients.push(client);
+        }
+        for client in &mut clients {
+            assert_eq!(client.message().await.text(), "h2");
+        }
+        assert_eq!((made.get(), carriers.get()), (6, 1));
+    });
+}
+
 /// A WebSocket needs HTTP/1, which a server that could speak both is then asked for.
 #[test]
 fn a_tunnel_through_a_server_that_prefers_http2() {

@@ -55,6 +55,30 @@ fn a_ticket_opens_for_its_lifetime_and_no_longer() {
     assert!(!opens(&tickets, &ticket));
 }
 
+/// The time of day was asked, and when it was put back, keys lived for so much longer.
+#[test]
+fn keys_of_a_process_grow_old_by_a_clock_that_is_never_put_back() {
+    let uptime = || {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        text.split('.').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (tickets, _) = Tickets::random(LIFETIME, None).unwrap();
+    let before = uptime();
+    let now = (tickets.clock)();
+    assert!((before..=uptime()).contains(&now), "{now} is no time since the start of this machine");
+    // The next generation counts from the same moment.
+    let born = tickets.hand_on().unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap();
+    assert!(born <= before);
+
+    // Hosts that share files have nothing in common but the time of day.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, [1; 48]).unwrap();
+    let shared = Tickets::from_files(LIFETIME, &[path]).unwrap();
+    let before = unix_seconds();
+    assert!((shared.clock)() >= before);
+}
+
 #[test]
 fn keys_are_forgotten_after_two_rotations() {
     let hand = Hand::new();
@@ -126,8 +150,8 @@ fn what_is_not_understood_is_told_and_new_keys_are_made() {
     let handed = first.hand_on().unwrap();
     let wrong = [
         String::new(),
-        "1".into(),
-        "2".to_owned() + &handed[1..],
+        "2".into(),
+        "1".to_owned() + &handed[1..],
         handed.clone() + " 00",
         handed[..handed.len() - 1].into(),
         handed.replacen("1000000", "yesterday", 1),

@@ -35,6 +35,8 @@ pub(super) struct Connection {
     sender: RefCell<SendRequest<Bytes>>,
     /// How many leases there are.
     pub(super) open: Cell<usize>,
+    /// Whether there was one ever.
+    pub(super) used: Cell<bool>,
     /// The sweep in which the last lease ended.
     pub(super) idle_since: Cell<u32>,
     /// How many streams the server takes at once.
@@ -54,6 +56,7 @@ impl Connection {
         let connection = Rc::new(Connection {
             sender: RefCell::new(sender),
             open: Cell::new(0),
+            used: Cell::new(false),
             idle_since: Cell::new(pool.sweep.get()),
             limit: Cell::new(UNTOLD),
             moved,
@@ -72,9 +75,11 @@ impl Connection {
         .await;
         match ended {
             Some(Err(cause)) => return Err(broken(address, cause, &connection.moved)),
-            Some(Ok(())) => {
+            Some(Ok(())) if connection.limit.get() == UNTOLD => {
                 return Err(Error::ClosedEarly(address.clone(), "no HTTP/2 SETTINGS came".into()));
             }
+            // A GOAWAY came with the SETTINGS.
+            Some(Ok(())) => return Ok(connection),
             None => {}
         }
         let watch = Watch {
@@ -96,7 +101,7 @@ impl Connection {
     }
 
     /// Whether new streams may be begun.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Ok(())))
     }

@@ -81,6 +81,31 @@ fn malformed_requests_go_nowhere() {
     });
 }
 
+/// The rule of HTTP/1 holds: here it was refused what there is taken for the same (RFC 9113, section 8.3.1).
+#[test]
+fn a_host_that_says_the_same_in_other_words() {
+    run(async {
+        let (address, mut requests) = recorder().await;
+        let edge = edge(address).await;
+        for host in ["test", "TEST", "test:80", "test:"] {
+            let mut client = edge.connect().await;
+            client.open_h2().await;
+            let fields = [&GET[..], &[("host", host)]].concat();
+            client.send_bytes(&frame(1, 5, 1, &block(&fields))).await;
+            assert_eq!(client.frame_of(0).await.payload, b"ok", "{host}");
+            requests.recv().await.unwrap().expect("GET / HTTP/1.1\r\nhost: test\r\n");
+        }
+        let mut client = edge.connect().await;
+        client.open_h2().await;
+        client.send_bytes(&frame(1, 5, 1, &block(&[&GET[..], &[("host", "test:443")]].concat()))).await;
+        let text = client.frame_of(0).await.payload;
+        assert_eq!(
+            str::from_utf8(&text),
+            Ok("400 Bad Request: the request's target and its Host disagree\n")
+        );
+    });
+}
+
 #[test]
 fn heads_that_are_too_large() {
     run(async {

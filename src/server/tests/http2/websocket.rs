@@ -1,5 +1,7 @@
 //! WebSockets on a stream (RFC 8441).
 
+use std::sync::Mutex;
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use h2::ext::Protocol;
 
@@ -283,5 +285,37 @@ fn much_passes_both_ways_however_slow_the_reader() {
         }
         assert_eq!(read, MUCH);
         sender.await.unwrap();
+    });
+}
+
+/// Whatever broke a stream off was logged as a client that stands still.
+#[test]
+fn the_log_has_a_word_for_each_cause() {
+    run(async {
+        let failing = upstream(|mut peer| async move {
+            let granted = grant(&peer.head().await);
+            peer.send(&granted).await;
+            peer.more().await;
+            peer.stream.set_zero_linger().unwrap();
+        });
+        for (address, word) in [
+            (echo().await, "nothing has moved in a tunnel for too long"),
+            (failing.await, "a tunnel's server went away"),
+        ] {
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+            let lines = lines.with_writer(Mutex::new(log.reopen().unwrap())).finish();
+            let _guard = tracing::subscriber::set_default(lines);
+            let mut setup = Setup::new(&[address]);
+            setup.server.tunnel_timeout = if word.contains("nothing") { SHORT } else { LONG };
+            let edge = setup.start().await;
+            let mut client = edge.h2().await;
+            let (receive, mut send) = client.websocket().await;
+            // One that is over already needs none.
+            send.send_data(Bytes::from_static(b"go"), false).ok();
+            assert_eq!(rest_of(receive).await.unwrap_err().reason(), Some(Reason::CANCEL));
+            let log = std::fs::read_to_string(log).unwrap();
+            assert!(log.contains(word) && !log.contains("stood still"), "{log}");
+        }
     });
 }

@@ -7,6 +7,7 @@ struct Frames(TcpStream);
 
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
 impl Frames {
@@ -14,7 +15,7 @@ impl Frames {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.unwrap();
         let mut frames = Frames(stream);
-        frames.send(4, 0, &[]).await;
+        frames.send(SETTINGS, 0, &[]).await;
         frames
     }
 
@@ -254,6 +255,66 @@ fn a_server_that_goes_away_finishes_its_streams() {
         go.send(true).unwrap();
         assert_eq!(early.message().await.text(), "late");
         assert_eq!(seen.counts().0, 2);
+    });
+}
+
+/// How a server says, at once or a moment later, that a connection is not for use.
+async fn unusable(kind: &str, mut stream: TcpStream) {
+    const HEADER: [u8; 9] = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    match kind {
+        // In one piece, so that both are read together.
+        "at once" | "at once, and closed" => {
+            let goaway = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            stream.write_all(&[&HEADER[..], &goaway].concat()).await.unwrap();
+            if kind == "at once, and closed" {
+                stream.shutdown().await.unwrap();
+            }
+        }
+        _ => {
+            let mut frames = Frames(stream);
+            // SETTINGS_MAX_CONCURRENT_STREAMS is 0: so nobody tries.
+            frames.send(SETTINGS, 0, &[0, 3, 0, 0, 0, 0]).await;
+            frames.0.read_exact(&mut [0; 24]).await.unwrap();
+            for _ in 0..2 {
+                // The other side's own, and that it has read ours.
+                frames.until(SETTINGS).await;
+            }
+            frames.send(GOAWAY, 0, &[0; 8]).await;
+            stream = frames.0;
+        }
+    }
+    while stream.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {}
+}
+
+/// Such a server was connected to again and again, as fast as it could be, for as long as anybody waited.
+#[test]
+fn a_server_that_goes_away_before_it_is_used() {
+    run(async {
+        for kind in ["at once", "at once, and closed", "later"] {
+            for (bad, status) in [(2, "200 OK"), (usize::MAX, "502 Bad Gateway")] {
+                let (address, seen) = upstream_raw(move |number, stream, seen| async move {
+                    if number <= bad {
+                        return unusable(kind, stream).await;
+                    }
+                    accept_all(h2::server::handshake(stream).await.unwrap(), &seen, ok).await;
+                })
+                .await;
+                let mut setup = setup(address);
+                setup.proxy.connections.connect_timeout = LONG;
+                let edge = setup.start().await;
+                let mut clients = Vec::new();
+                for _ in 0..5 {
+                    let mut client = edge.connect().await;
+                    client.send(GET).await;
+                    clients.push(client);
+                }
+                for client in &mut clients {
+                    client.message().await.expect(status);
+                }
+                let made = seen.connections.get();
+                assert!(made == 3 || bad > 2 && made % 3 == 0 && made <= 15, "{kind}: {made} connections");
+            }
+        }
     });
 }
 

@@ -282,6 +282,22 @@ fn an_idle_connection_is_given_up() {
     });
 }
 
+/// An idle timeout of zero says so; the next request found the last one's connection for some milliseconds more.
+#[test]
+fn no_idle_connection_is_kept_where_none_is_to_be() {
+    run(async {
+        let (address, seen) = upstream_h2(h2::server::Builder::new(), ok).await;
+        let mut setup = setup(address);
+        setup.proxy.connections.idle_timeout = Duration::ZERO;
+        let edge = setup.start().await;
+        let mut client = edge.connect().await;
+        for n in 1..=3 {
+            assert_eq!(client.get("/").await.text(), "ok");
+            assert_eq!(seen.counts(), (n, n));
+        }
+    });
+}
+
 /// A client that goes away resets its stream, and no other.
 #[test]
 fn a_client_that_goes_away_takes_only_its_stream() {
