@@ -269,6 +269,12 @@ impl Driver {
     }
 
     fn handle(&mut self, happening: Happening) {
+        let asked = matches!(happening, Happening::Command(_) | Happening::Upgrade | Happening::Stop(_));
+        // A signal may overtake what the child said before it was sent: any thread's runtime brings signals, and
+        // only this one's looks at the channel. To stop without knowing that the child owns makes two owners.
+        while asked && let Some(event) = self.child.as_ref().and_then(Child::unread) {
+            self.handle(Happening::Child(event));
+        }
         let (event, asker) = match happening {
             Happening::Command(Command::Upgrade(progress)) => {
                 (Some(self.upgrade_asked()), Asker::Upgrade(progress))
@@ -282,8 +288,8 @@ impl Driver {
             Happening::Stop(how) => (Some(Event::StopAsked(how)), Asker::Nobody),
             Happening::TimedOut(timer) => {
                 // What the child said in time counts first; a timer that still stands then runs out again.
-                if let Some(word) = self.child.as_ref().and_then(|child| child.channel.unread()) {
-                    return self.handle(Happening::Child(ChildEvent::Said(word)));
+                if let Some(event) = self.child.as_ref().and_then(Child::unread) {
+                    return self.handle(Happening::Child(event));
                 }
                 self.timer = None;
                 (Some(Event::TimedOut(timer)), Asker::Nobody)

@@ -288,9 +288,9 @@ impl Channel {
     }
 
     /// What has been said and not been read yet, without waiting.
-    pub(crate) fn unread(&self) -> Option<Message> {
-        let (message, _) = self.end().try_receive().ok()??.ok()?;
-        Some(message)
+    pub(crate) fn unread(&self) -> Option<Result<Message, Error>> {
+        let packet = self.end().try_receive().ok()??;
+        Some(packet.map(|(message, _)| message))
     }
 
     /// Whether the other side is gone and nothing that it said is left to be read.
@@ -359,7 +359,7 @@ mod tests {
         ours.end().send(&Message::Rollback, &[]).unwrap();
         drop(theirs);
         assert!(!ours.is_at_end());
-        assert_eq!(ours.unread(), Some(Message::Owner));
+        assert_eq!(ours.unread().unwrap().unwrap(), Message::Owner);
         assert!(!ours.is_at_end(), "a copy is open");
         drop(copy);
         assert!(ours.is_at_end());

@@ -52,6 +52,15 @@ pub(crate) enum ChildEvent {
     Died(Failure),
 }
 
+impl From<Result<Message, Error>> for ChildEvent {
+    fn from(said: Result<Message, Error>) -> ChildEvent {
+        match said {
+            Ok(message) => ChildEvent::Said(message),
+            Err(error) => ChildEvent::Garbled(Failure::from(&error)),
+        }
+    }
+}
+
 /// How long a dead child may stay unreaped by its parent, which is also ours, before its exit status is
 /// given up. The kernel tells it only after that, and sends no word of it.
 const REAP_PATIENCE: Duration = Duration::from_millis(250);
@@ -179,12 +188,12 @@ impl Child {
                         return ChildEvent::ExecFailed(exec_failure(program, errno));
                     }
                 }
-                packet = self.channel.receive(), if !self.channel.is_closed() => match packet {
-                    Some(Ok((message, _))) => return ChildEvent::Said(message),
-                    Some(Err(error)) => return ChildEvent::Garbled(Failure::from(&error)),
-                    // Dead, or about to be: the pidfd tells.
-                    None => {}
-                },
+                packet = self.channel.receive(), if !self.channel.is_closed() => {
+                    // Without one it is dead, or about to be: the pidfd tells.
+                    if let Some(packet) = packet {
+                        return ChildEvent::from(packet.map(|(message, _)| message));
+                    }
+                }
                 more = self.tail.pump(self.stderr.as_mut()), if self.stderr.is_some() => {
                     if !more {
                         self.stderr = None;
@@ -192,14 +201,19 @@ impl Child {
                 }
                 _ = self.pidfd.readable() => {
                     // What it said before it died counts first.
-                    if let Some(message) = self.channel.unread() {
-                        return ChildEvent::Said(message);
+                    if let Some(event) = self.unread() {
+                        return event;
                     }
                     let patience = if paused { REAP_PATIENCE_PAUSED } else { REAP_PATIENCE };
                     return ChildEvent::Died(self.obituary(patience).await);
                 }
             }
         }
+    }
+
+    /// What it has said and nobody has heard yet.
+    pub(crate) fn unread(&self) -> Option<ChildEvent> {
+        self.channel.unread().map(ChildEvent::from)
     }
 
     /// SIGKILL.
