@@ -65,6 +65,8 @@ pub struct Driver {
     invocation: Invocation,
     program: PathBuf,
     generation: u32,
+    /// The generation that made this process; `None` for the first.
+    parent: Option<u32>,
     started: SystemTime,
     /// The highest generation that ever served, so that no number means two processes.
     last_generation: u32,
@@ -80,8 +82,8 @@ pub struct Driver {
 
     /// What came from the parent; `None` for the first generation, and once this process is the owner.
     predecessor: Option<Predecessor>,
-    /// The link to the process that has the say over this one: its parent until this one is the owner,
-    /// its child once that one is.
+    /// The link to the process that has the say over this one: its parent until this one is the owner, and
+    /// again if this one yields to it; its child once that one is the owner.
     superior: Option<Channel>,
     child: Option<Child>,
     child_ready: Option<(Ready, SystemTime)>,
@@ -145,6 +147,7 @@ impl Driver {
             }
             Channel::new(parent.channel.try_clone()?)
         };
+        let maker = parent.as_ref().map(|parent| parent.introduction.generation);
         let superior = parent.as_mut().map(&mut connect).transpose();
         let superior = superior.map_err(Error::system("watch the channels to other generations"))?;
 
@@ -167,6 +170,7 @@ impl Driver {
             invocation,
             program,
             generation,
+            parent: maker,
             started,
             last_generation: generation,
             state: State::new(rules),
@@ -371,14 +375,36 @@ impl Driver {
                 event = self.drained();
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
-            // It was asked to stop as the owner, after it had told this process to become that.
-            Some(Message::Stop { how }) => event = Some(Event::ToldToStop(how)),
+            Some(Message::Stop { how }) => {
+                let yields = Some(generation) == self.parent;
+                if yields {
+                    self.yield_to(generation);
+                }
+                self.on(Event::ToldToStop(how), Asker::Nobody);
+                // Told what they must know, they are the parent's to look after.
+                if yields {
+                    self.others = Peers::default();
+                }
+                event = self.drained();
+            }
             Some(_) => {}
         }
         if self.status_due.is_some() && !self.others.is_waiting() {
             self.answer_status();
         }
         event
+    }
+
+    /// The parent was asked to stop before it heard that this process had become the owner. The service
+    /// manager was told of no other main process, so the parent must be the last to go: it has the say again,
+    /// and waits for this one, which waits for none. If each waited for the other, both would stay until the
+    /// drain deadline.
+    fn yield_to(&mut self, parent: u32) {
+        self.superior = self.others.take(parent);
+        self.owner = false;
+        if let Some(path) = &self.options.pid_file {
+            pidfile::remove(path);
+        }
     }
 
     fn member_event(&mut self, report: &Report) -> Option<Event> {
