@@ -15,9 +15,9 @@
 //! ```
 //!
 //! - SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and SIGHUP go on to the main process. SIGHUP asks for an
-//!   upgrade; it waits until the main process is ready. The second SIGTERM or SIGINT goes to every
-//!   generation, as SIGTERM: it is the main process's second, which ends all of it at once, and where that is
-//!   dead, a first one does.
+//!   upgrade; it waits until the main process is ready, and for the end of an upgrade that is under way. The
+//!   second SIGTERM or SIGINT goes to every generation, as SIGTERM: it is the main process's second, which
+//!   ends all of it at once, and where that is dead, a first one does.
 //! - **A terminal that closes is a stop**, not the SIGHUP that asks for an upgrade. Under nohup(1) it is
 //!   nothing.
 //! - The generations are a process group of their own, in which later ones are born, so that Ctrl-C reaches
@@ -139,9 +139,10 @@ impl Supervisor {
             self.signals
                 .wait(self.notify.as_fd())
                 .map_err(|errno| format!("cannot wait for signals: {}", io::Error::from(errno)))?;
-            // Who is the main process comes before what is asked of it.
-            self.listen();
             while let Some(asked) = self.signals.next() {
+                // Who is the main process comes before what is asked of it: whatever was said before the signal
+                // was sent is heard before it is obeyed.
+                self.listen();
                 match asked {
                     Asked::Reap => self.bury(),
                     asked => {
@@ -150,6 +151,7 @@ impl Supervisor {
                     }
                 }
             }
+            self.listen();
         }
         Ok(self.status)
     }
@@ -172,6 +174,9 @@ impl Supervisor {
             // The main process speaks for all, or the one that names it.
             if self.main.is_none_or(|main| main != sender && Some(main) != notice.main_pid) {
                 continue;
+            }
+            if notice.reloading {
+                self.orders.on_reloading();
             }
             if notice.ready {
                 let order = self.orders.on_ready();

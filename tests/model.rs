@@ -27,14 +27,16 @@
 //! * Files, the service manager, status requests.
 //! * That an owner that stops waits for the others: here it may end before them.
 //! * **A word that is as late as the start of a whole process takes.** While the `Owner` of a new owner is
-//!   not read by its parent, which then waits for nothing else, a child of the new owner does not get ready.
+//!   not read by its parent, which then waits for nothing else, a child of the new owner does not get ready;
+//!   nor while the new owner has not read that its parent has stopped meanwhile.
 //! * **A timer that overtakes a word of the child** that has arrived: the driver looks for one before it
 //!   takes a timer for run out.
 //! * A process that hangs after it was ready, and one that SIGKILL does not end.
 //!
 //! # What is checked
 //!
-//! In each world: there is at most one owner, and somebody holds the listening sockets who is alive. With
+//! In each world: there is at most one owner, somebody holds the listening sockets who is alive, and of two
+//! that stop neither waits for the other while that waits for it. With
 //! each step: an upgrade that was accepted gets exactly one verdict before its process ends, `Committed`
 //! if and only if the child owns (or did, and what comes after it does), and nobody hears what the
 //! other is not to say. And of the whole graph, where only steps count that come without anyone's doing
@@ -92,6 +94,7 @@ const BUDGETS: [Budget; 3] = [
 const KEPT: &str = "the protocol is kept";
 const ONE_OWNER: &str = "there is at most one owner";
 const HELD: &str = "someone who lives holds the listening sockets";
+const NO_CIRCLE: &str = "no two that stop wait for each other";
 const ACCEPTED: &str = "someone comes to accept";
 const GOOD_END: &str = "every end is one that serves, or nobody if that was asked for";
 const WAY_OUT: &str = "from everywhere there is a way to a good end";
@@ -112,6 +115,9 @@ fn always(world: &World) -> Result<(), &'static str> {
     }
     if !(world.someone_holds() || world.stopped || world.excused) {
         return Err(HELD);
+    }
+    if world.two_wait_for_each_other() {
+        return Err(NO_CIRCLE);
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+#[path = "supervise/crossing.rs"]
+mod crossing;
+
 const EXUVIA: &str = env!("CARGO_BIN_EXE_exuvia");
 const CTRL_C: &[u8] = b"\x03";
 /// Far more than anything here takes, so that it is reached only by what hangs.
@@ -103,8 +106,9 @@ impl Service {
         let upstream = Upstream::new();
         let settings = format!(
             "workers = 1\nupstream.servers = ['{}']\n[listeners.web]\naddress = '127.0.0.1:0'\n\
-             [restart]\nprobation = '100ms'\n[control]\nsocket = '{}'\n",
+             [restart]\nprobation = '100ms'\npid_file = '{}'\n[control]\nsocket = '{}'\n",
             upstream.0.local_addr().unwrap(),
+            folder.path().join("pid").display(),
             folder.path().join("control.sock").display(),
         );
         let file = folder.path().join("exuvia.toml");
@@ -133,6 +137,12 @@ impl Service {
 
     /// On a terminal that controls it, as the foreground job.
     fn on_terminal() -> Service {
+        // Whoever runs this test under nohup(1) has SIGHUP ignored, and that is inherited.
+        Service::on_terminal_by(&["env", "--default-signal=HUP"])
+    }
+
+    /// The same, executed by a command before it.
+    fn on_terminal_by(starter: &[&str]) -> Service {
         // Not openpty(3): until its ends are close-on-exec, a process that another test starts gets them too, and
         // while that lives the terminal does not close.
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
@@ -141,10 +151,8 @@ impl Service {
         let (mut options, path) = (File::options(), ptsname_r(&master).unwrap());
         let slave = options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
         let master = OwnedFd::from(master);
-        let service = Service::start(
-            &["setsid", "--ctty", EXUVIA, "run", "--supervise=always"],
-            Some((master.into(), slave.into())),
-        );
+        let command = [&["setsid", "--ctty"], starter, &[EXUVIA, "run", "--supervise=always"]].concat();
+        let service = Service::start(&command, Some((master.into(), slave.into())));
         service.until_generation(1);
         service
     }
@@ -204,6 +212,16 @@ impl Service {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
+    /// Waits until the supervisor has read a SIGHUP that was sent to it.
+    fn until_hangup_is_read(&self) {
+        let path = format!("/proc/{}/status", self.supervisor);
+        wait_for("the supervisor to read SIGHUP", || {
+            let status = fs::read_to_string(&path).unwrap();
+            let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+            (u64::from_str_radix(pending.trim(), 16).unwrap() & 1 == 0).then_some(())
+        });
+    }
+
     fn type_in(&mut self, keys: &[u8]) {
         self.terminal.as_mut().unwrap().write_all(keys).unwrap();
     }
@@ -217,6 +235,10 @@ impl Service {
         client.set_read_timeout(Some(DEADLINE)).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
         (client, self.upstream.request())
+    }
+
+    fn until_said(&self, words: &str) {
+        wait_for(words, || self.output().contains(words).then_some(()));
     }
 
     fn output(&self) -> String {
@@ -234,6 +256,9 @@ impl Service {
     fn ended_well(&mut self) {
         let status = self.ended();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.output());
+        for file in ["pid", "control.sock"] {
+            assert!(!self.folder.path().join(file).exists(), "{file} is left behind: {}", self.output());
+        }
     }
 }
 
@@ -308,6 +333,22 @@ fn a_terminal_that_closes_is_a_graceful_stop() {
     let mut text = String::new();
     client.read_to_string(&mut text).unwrap();
     assert!(text.ends_with("body"), "{text}");
+    service.ended_well();
+}
+
+/// Who ran the tests by nohup(1) saw the one above fail: nobody was told of the terminal that closed.
+#[test]
+fn under_nohup_a_terminal_that_closes_is_nothing() {
+    let mut service = Service::on_terminal_by(&["nohup"]);
+    drop(service.terminal.take());
+    service.until_hangup_is_read();
+    // Had it been taken for a stop, or for an upgrade, this would be refused.
+    let mut upgrade = Command::new(EXUVIA);
+    let upgrade = upgrade.arg("upgrade").env("EXUVIA__CONTROL__SOCKET", service.control_socket());
+    let answer = upgrade.output().unwrap();
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    service.until_generation(2);
+    service.signal(service.supervisor, Signal::SIGTERM);
     service.ended_well();
 }
 

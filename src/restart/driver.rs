@@ -70,6 +70,8 @@ pub struct Driver {
     invocation: Invocation,
     program: PathBuf,
     generation: u32,
+    /// The generation that made this process; `None` for the first.
+    parent: Option<u32>,
     started: SystemTime,
     /// The highest generation that ever served, so that no number means two processes.
     last_generation: u32,
@@ -85,8 +87,8 @@ pub struct Driver {
 
     /// What came from the parent; `None` for the first generation, and once this process is the owner.
     predecessor: Option<Predecessor>,
-    /// The link to the process that has the say over this one: its parent until this one is the owner,
-    /// its child once that one is.
+    /// The link to the process that has the say over this one: its parent until this one is the owner, and
+    /// again if this one yields to it; its child once that one is the owner.
     superior: Option<Channel>,
     child: Option<Child>,
     child_ready: Option<(Ready, SystemTime)>,
@@ -156,6 +158,7 @@ impl Driver {
             }
             Channel::new(parent.channel.try_clone()?)
         };
+        let maker = parent.as_ref().map(|parent| parent.introduction.generation);
         let superior = parent.as_mut().map(&mut connect).transpose();
         let superior = superior.map_err(Error::system("watch the channels to other generations"))?;
 
@@ -176,9 +179,7 @@ impl Driver {
         for segment in segments {
             unsettled.extend(ledger.adopt(segment));
         }
-        let parent_generation = parent.as_ref().map(|parent| parent.introduction.generation);
-        let is_alive =
-            |table: &Table| parent_generation == Some(table.generation) || others.has(table.generation);
+        let is_alive = |table: &Table| maker == Some(table.generation) || others.has(table.generation);
         unsettled.extend(ledger.close(|table| !is_alive(table)));
         let program = match &options.executable {
             Some(program) => invocation.absolute(program),
@@ -191,6 +192,7 @@ impl Driver {
             invocation,
             program,
             generation,
+            parent: maker,
             started,
             last_generation: generation,
             state: State::new(rules),
@@ -304,6 +306,12 @@ impl Driver {
     }
 
     fn handle(&mut self, happening: Happening) {
+        let asked = matches!(happening, Happening::Command(_) | Happening::Upgrade | Happening::Stop(_));
+        // A signal may overtake what the child said before it was sent: any thread's runtime brings signals, and
+        // only this one's looks at the channel. To stop without knowing that the child owns makes two owners.
+        while asked && let Some(event) = self.child.as_mut().and_then(Child::unread) {
+            self.handle(Happening::Child(event));
+        }
         let (event, asker) = match happening {
             Happening::Command(Command::Upgrade(progress)) => {
                 (Some(self.upgrade_asked()), Asker::Upgrade(progress))
@@ -317,8 +325,8 @@ impl Driver {
             Happening::Stop(how) => (Some(Event::StopAsked(how)), Asker::Nobody),
             Happening::TimedOut(timer) => {
                 // What the child said in time counts first; a timer that still stands then runs out again.
-                if let Some(word) = self.child.as_mut().and_then(Child::unread) {
-                    return self.handle(Happening::Child(ChildEvent::Said(word)));
+                if let Some(event) = self.child.as_mut().and_then(Child::unread) {
+                    return self.handle(Happening::Child(event));
                 }
                 self.timer = None;
                 (Some(Event::TimedOut(timer)), Asker::Nobody)
@@ -379,8 +387,8 @@ impl Driver {
         match message {
             None => {
                 self.superior = None;
-                if let Some(parent) = &self.predecessor {
-                    self.close_books(parent.introduction.generation);
+                if let Some(parent) = self.parent {
+                    self.close_books(parent);
                 }
                 Some(Event::ParentGone)
             }
@@ -410,14 +418,36 @@ impl Driver {
                 event = self.drained();
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
-            // It was asked to stop as the owner, after it had told this process to become that.
-            Some(Message::Stop { how }) => event = Some(Event::ToldToStop(how)),
+            Some(Message::Stop { how }) => {
+                let yields = Some(generation) == self.parent;
+                if yields {
+                    self.yield_to(generation);
+                }
+                self.on(Event::ToldToStop(how), Asker::Nobody);
+                // Told what they must know, they are the parent's to look after.
+                if yields {
+                    self.others = Peers::default();
+                }
+                event = self.drained();
+            }
             Some(_) => {}
         }
         if self.status_due.is_some() && !self.others.is_waiting() {
             self.answer_status();
         }
         event
+    }
+
+    /// The parent was asked to stop before it heard that this process had become the owner. The service
+    /// manager was told of no other main process, so the parent must be the last to go: it has the say again,
+    /// and waits for this one, which waits for none. If each waited for the other, both would stay until the
+    /// drain deadline.
+    fn yield_to(&mut self, parent: u32) {
+        self.superior = self.others.take(parent);
+        self.owner = false;
+        if let Some(path) = &self.options.pid_file {
+            pidfile::remove(path);
+        }
     }
 
     fn member_event(&mut self, report: &Report) -> Option<Event> {

@@ -288,8 +288,8 @@ impl Channel {
     }
 
     /// What has been said and not been read yet, without waiting.
-    pub(crate) fn unread(&self) -> Option<Packet> {
-        self.end().try_receive().ok()??.ok()
+    pub(crate) fn unread(&self) -> Option<Result<Packet, Error>> {
+        self.end().try_receive().ok()?
     }
 
     /// Whether the other side is gone and nothing that it said is left to be read.
@@ -358,7 +358,7 @@ mod tests {
         ours.end().send(&Message::Rollback, &[]).unwrap();
         drop(theirs);
         assert!(!ours.is_at_end());
-        assert_eq!(ours.unread().map(|(message, _)| message), Some(Message::Owner));
+        assert_eq!(ours.unread().unwrap().unwrap().0, Message::Owner);
         assert!(!ours.is_at_end(), "a copy is open");
         drop(copy);
         assert!(ours.is_at_end());

@@ -88,6 +88,12 @@ impl Peers {
         self.0.retain(|peer| peer.introduction.generation != generation);
     }
 
+    /// Gives the channel to one that is not to be looked after any more.
+    pub(crate) fn take(&mut self, generation: u32) -> Option<Channel> {
+        let at = self.0.iter().position(|peer| peer.introduction.generation == generation)?;
+        Some(self.0.swap_remove(at).channel)
+    }
+
     /// Asks each for its status; `false` if there is none to ask.
     pub(crate) fn ask_status(&mut self) -> bool {
         // One that does not answer is not asked again, or its channel would be full when it is to be told to stop.

@@ -188,12 +188,12 @@ impl Child {
                         return ChildEvent::ExecFailed(exec_failure(program, errno));
                     }
                 }
-                packet = self.channel.receive(), if !self.channel.is_closed() => match packet {
-                    Some(Ok(packet)) => return ChildEvent::Said(self.heard(packet)),
-                    Some(Err(error)) => return ChildEvent::Garbled(Failure::from(&error)),
-                    // Dead, or about to be: the pidfd tells.
-                    None => {}
-                },
+                packet = self.channel.receive(), if !self.channel.is_closed() => {
+                    // Without one it is dead, or about to be: the pidfd tells.
+                    if let Some(packet) = packet {
+                        return self.heard(packet);
+                    }
+                }
                 more = self.tail.pump(self.stderr.as_mut()), if self.stderr.is_some() => {
                     if !more {
                         self.stderr = None;
@@ -201,8 +201,8 @@ impl Child {
                 }
                 _ = self.pidfd.readable() => {
                     // What it said before it died counts first.
-                    if let Some(message) = self.unread() {
-                        return ChildEvent::Said(message);
+                    if let Some(event) = self.unread() {
+                        return event;
                     }
                     let patience = if paused { REAP_PATIENCE_PAUSED } else { REAP_PATIENCE };
                     return ChildEvent::Died(self.obituary(patience).await);
@@ -211,16 +211,21 @@ impl Child {
         }
     }
 
-    /// What it has said and nobody has read, without waiting.
-    pub(crate) fn unread(&mut self) -> Option<Message> {
+    /// What it has said and nobody has heard yet.
+    pub(crate) fn unread(&mut self) -> Option<ChildEvent> {
         self.channel.unread().map(|packet| self.heard(packet))
     }
 
-    fn heard(&mut self, (message, descriptors): Packet) -> Message {
-        if let Message::Ready(_) = message {
-            self.segment = descriptors.into_iter().next();
+    fn heard(&mut self, packet: Result<Packet, Error>) -> ChildEvent {
+        match packet {
+            Ok((message, descriptors)) => {
+                if let Message::Ready(_) = message {
+                    self.segment = descriptors.into_iter().next();
+                }
+                ChildEvent::Said(message)
+            }
+            Err(error) => ChildEvent::Garbled(Failure::from(&error)),
         }
-        message
     }
 
     /// SIGKILL.

@@ -96,6 +96,8 @@ impl AsFd for NotifySocket {
 pub(super) struct Notice {
     /// It serves.
     pub(super) ready: bool,
+    /// It begins an upgrade.
+    pub(super) reloading: bool,
     /// This is the main process from now on.
     pub(super) main_pid: Option<Pid>,
     /// What a service manager before the supervisor may hear, line by line.
@@ -113,6 +115,7 @@ impl Notice {
                     notice.main_pid = pid.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw);
                 }
                 ("READY", "1") => notice.ready = true,
+                ("RELOADING", "1") => notice.reloading = true,
                 _ => {}
             }
             if PASSED_ON.contains(&name) {
@@ -159,7 +162,7 @@ mod tests {
 
         let notice = Notice::parse(b"RELOADING=1\nMONOTONIC_USEC=5\nFDSTORE=1\nX_OWN=2\n").unwrap();
         assert_eq!(notice.rest, "RELOADING=1\nMONOTONIC_USEC=5\n");
-        assert!(!notice.ready && notice.main_pid.is_none());
+        assert!(notice.reloading && !notice.ready && notice.main_pid.is_none());
     }
 
     #[test]

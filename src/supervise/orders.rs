@@ -16,9 +16,11 @@ pub(super) enum Send {
 pub(super) struct Orders {
     /// How often a stop was asked for.
     stops: u32,
-    /// Whether the main process has said that it serves. Until then SIGHUP would kill it.
+    /// Whether the main process has said that it serves, and since then of no upgrade that begins. Before it
+    /// serves, SIGHUP would kill it. While it upgrades, it may have handed over already, and then it refuses
+    /// what was meant for the next.
     ready: bool,
-    /// Whether an upgrade was asked for before that.
+    /// Whether an upgrade was asked for meanwhile.
     upgrade_waits: bool,
 }
 
@@ -32,7 +34,7 @@ impl Orders {
             Asked::Stop(signal) => self.stop(signal, has_main),
             Asked::Upgrade if self.ready => Some(Send::ToMain(Signal::SIGHUP)),
             Asked::Upgrade => {
-                self.upgrade_waits = true;
+                self.upgrade_waits = self.stops == 0;
                 None
             }
             Asked::Other(signal) => Some(Send::ToMain(signal)),
@@ -45,6 +47,7 @@ impl Orders {
     /// have nobody else to wait for, and end at once by themselves.
     fn stop(&mut self, signal: Signal, has_main: bool) -> Option<Send> {
         self.stops = self.stops.saturating_add(1);
+        self.upgrade_waits = false;
         match self.stops {
             1 => has_main.then_some(Send::ToMain(signal)),
             _ => Some(Send::ToAll(Signal::SIGTERM)),
@@ -55,6 +58,11 @@ impl Orders {
     /// heard of it: the signal crossed its notice.
     pub(super) fn on_new_main(&mut self) -> Option<Send> {
         (self.stops > 0).then_some(Send::ToMain(Signal::SIGTERM))
+    }
+
+    /// The main process begins an upgrade. However that ends, it says so, or the next one does.
+    pub(super) fn on_reloading(&mut self) {
+        self.ready = false;
     }
 
     /// The main process serves.
@@ -113,5 +121,27 @@ mod tests {
         assert_eq!(orders.on_asked(Asked::Upgrade, false), None);
         assert_eq!(orders.on_new_main(), None);
         assert_eq!(orders.on_ready(), Some(Send::ToMain(Signal::SIGHUP)));
+    }
+
+    /// It went to the process that had just handed over, which refused it, and the next one never heard of it.
+    #[test]
+    fn an_upgrade_waits_for_the_end_of_another() {
+        let mut orders = Orders::default();
+        orders.on_ready();
+        orders.on_reloading();
+        assert_eq!(orders.on_asked(Asked::Upgrade, true), None);
+        assert_eq!(orders.on_asked(Asked::Upgrade, true), None);
+        assert_eq!(orders.on_new_main(), None);
+        assert_eq!(orders.on_ready(), Some(Send::ToMain(Signal::SIGHUP)));
+        assert_eq!(orders.on_ready(), None, "two are one");
+    }
+
+    #[test]
+    fn what_stops_is_not_upgraded() {
+        let mut orders = Orders::default();
+        assert_eq!(orders.on_asked(Asked::Upgrade, true), None);
+        orders.on_asked(INTERRUPT, true);
+        assert_eq!(orders.on_asked(Asked::Upgrade, true), None);
+        assert_eq!(orders.on_ready(), None);
     }
 }

@@ -22,8 +22,9 @@ const TAKEN: [Signal; 7] = [
     Signal::SIGUSR2,
 ];
 
-/// A terminal emulator may first tell the shell, which tells its jobs, and only then close the terminal.
-/// A SIGHUP so shortly before was no wish for an upgrade.
+/// A terminal emulator may first tell the shell, which tells its jobs, and only then close the terminal; or
+/// the shell learns of it from the kernel, and tells its jobs later. A SIGHUP so shortly before or after was
+/// no wish for an upgrade.
 const SUSPICION: Duration = Duration::from_secs(5);
 
 /// What a signal asks for.
@@ -44,8 +45,10 @@ pub(super) enum Asked {
 
 pub(super) struct Signals {
     signals: SignalFd,
-    /// The controlling terminal, if there is one, to see whether it is still there.
+    /// The controlling terminal, as long as it is there.
     terminal: Option<File>,
+    /// When it was seen to have closed.
+    closed: Option<Instant>,
     hangup_ignored: bool,
     /// When a SIGHUP came that may prove to be the news of a terminal that closes.
     suspected: Option<Instant>,
@@ -61,14 +64,14 @@ impl Signals {
         // To open a serial line may otherwise wait for its carrier.
         let at_once = OFlag::O_NONBLOCK.bits();
         let terminal = OpenOptions::new().read(true).custom_flags(at_once).open("/dev/tty").ok();
-        Ok(Signals { signals, terminal, hangup_ignored, suspected: None })
+        Ok(Signals { signals, terminal, closed: None, hangup_ignored, suspected: None })
     }
 
-    /// Waits until there is a signal, or something to read from `other`.
+    /// Waits until there is a signal, or something to read from `other`, or the terminal closes.
     pub(super) fn wait(&self, other: BorrowedFd<'_>) -> nix::Result<()> {
-        let suspicious = self.terminal.as_ref().filter(|_| self.suspected.is_some());
         // A hang-up is told without being asked for.
-        let terminal = suspicious.map(|terminal| PollFd::new(terminal.as_fd(), PollFlags::empty()));
+        let watch = |terminal| PollFd::new(File::as_fd(terminal), PollFlags::empty());
+        let terminal = self.terminal.as_ref().map(watch);
         let readable = [self.signals.as_fd(), other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let mut fds: Vec<PollFd<'_>> = readable.into_iter().chain(terminal).collect();
         match poll(&mut fds, PollTimeout::NONE) {
@@ -79,11 +82,13 @@ impl Signals {
 
     /// The next thing that is asked for.
     pub(super) fn next(&mut self) -> Option<Asked> {
-        if let Some(since) = self.suspected.filter(|_| self.terminal_is_gone()) {
-            self.suspected = None;
-            if since.elapsed() < SUSPICION && !self.hangup_ignored {
-                return Some(Asked::HangUp);
-            }
+        self.look_at_terminal();
+        if self.closed.is_some()
+            && let Some(since) = self.suspected.take()
+            && since.elapsed() < SUSPICION
+            && !self.hangup_ignored
+        {
+            return Some(Asked::HangUp);
         }
         let info = match self.signals.read_signal() {
             Ok(info) => info?,
@@ -92,10 +97,11 @@ impl Signals {
                 return None;
             }
         };
+        // It may have closed since, and this be the news of it.
+        self.look_at_terminal();
         let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())?;
-        // The kernel itself sends SIGHUP for no other reason (sigaction(2)); a shell passes it on.
         let by_the_kernel = info.ssi_code == nix::libc::SI_KERNEL;
-        let hung_up = signal == Signal::SIGHUP && (by_the_kernel || self.terminal_is_gone());
+        let hung_up = tells_of_terminal(by_the_kernel, self.closed.map(|since| since.elapsed()));
         let asked = meaning(signal, hung_up, self.hangup_ignored);
         if asked == Asked::Upgrade && self.terminal.is_some() {
             self.suspected = Some(Instant::now());
@@ -103,12 +109,22 @@ impl Signals {
         Some(asked)
     }
 
-    fn terminal_is_gone(&self) -> bool {
-        let Some(terminal) = &self.terminal else { return false };
+    fn look_at_terminal(&mut self) {
+        let Some(terminal) = &self.terminal else { return };
         let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO).is_ok()
-            && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+        let looked = poll(&mut fds, PollTimeout::ZERO);
+        if looked.is_ok() && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP)) {
+            self.terminal = None;
+            self.closed = Some(Instant::now());
+        }
     }
+}
+
+/// Whether a SIGHUP is the news that the terminal has closed; `closed` is how long ago that was seen. The
+/// kernel itself sends SIGHUP for no other reason (sigaction(2)), and a shell passes it on. A service whose
+/// terminal closed long ago lives without it, and SIGHUP asks for an upgrade there as anywhere.
+fn tells_of_terminal(by_the_kernel: bool, closed: Option<Duration>) -> bool {
+    by_the_kernel || closed.is_some_and(|ago| ago < SUSPICION)
 }
 
 fn meaning(signal: Signal, hung_up: bool, hangup_ignored: bool) -> Asked {
@@ -139,6 +155,17 @@ mod tests {
         assert_eq!(meaning(Signal::SIGHUP, true, false), Asked::HangUp);
         assert_eq!(meaning(Signal::SIGHUP, true, true), Asked::Nothing);
         assert_eq!(meaning(Signal::SIGHUP, false, true), Asked::Upgrade);
+    }
+
+    /// To a service that had outlived its terminal, every SIGHUP was the news of that: it stopped, or under
+    /// nohup(1) did nothing.
+    #[test]
+    fn a_terminal_that_closed_long_ago_is_no_news() {
+        assert!(tells_of_terminal(true, None));
+        assert!(tells_of_terminal(true, Some(SUSPICION * 2)));
+        assert!(tells_of_terminal(false, Some(Duration::ZERO)));
+        assert!(!tells_of_terminal(false, Some(SUSPICION)));
+        assert!(!tells_of_terminal(false, None));
     }
 
     #[test]

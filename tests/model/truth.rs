@@ -4,7 +4,7 @@ use std::fmt;
 
 use exuvia::restart::state::{Action, Event, Phase};
 
-use super::process::{Life, Process};
+use super::process::{Life, Link, Process, Side};
 use super::world::World;
 
 impl World {
@@ -36,6 +36,19 @@ impl World {
 
     pub(crate) fn owners(&self) -> usize {
         self.processes.iter().filter(|process| process.runs() && process.state.phase().owns()).count()
+    }
+
+    /// Whether a process and the one that made it both stop as owners, which wait for all others, and neither
+    /// is to hear anything more from the other.
+    pub(crate) fn two_wait_for_each_other(&self) -> bool {
+        let waits = |process: &Process, end: Link| {
+            let stops = process.runs() && process.owner && process.state.phase() == Phase::Draining;
+            stops && process.others.contains(&end) && self.inbox(end).is_empty()
+        };
+        self.processes.iter().enumerate().any(|(channel, process)| {
+            let [up, down] = [Side::Child, Side::Parent].map(|side| Link { channel, side });
+            waits(process, up) && self.processes.iter().any(|parent| waits(parent, down))
+        })
     }
 
     /// Whether an upgrade asked for now would be tried.

@@ -57,7 +57,7 @@ impl World {
         for (p, process) in self.processes.iter().enumerate() {
             match process.life {
                 // See the header: no word is so late that a process can be started meanwhile.
-                Life::Booting if self.processes[process.maker].to_parent.contains(&Message::Owner) => {}
+                Life::Booting if self.is_taking_over(process.maker) => {}
                 Life::Booting => {
                     use Boot::{Babbles, Dies, ExecFails, Fails, Hangs, Ready};
                     let ends = [Ready, Fails, Dies, Hangs, Babbles, ExecFails];
@@ -115,6 +115,14 @@ impl World {
         if self.budget.stops > 0 {
             steps.extend([Step::AskStop(p, Stop::Gracefully), Step::AskStop(p, Stop::Now)]);
         }
+    }
+
+    /// Whether the parent of a new owner has not heard of it, or has stopped before it did, which the owner
+    /// is still to hear.
+    fn is_taking_over(&self, p: usize) -> bool {
+        let owner = &self.processes[p];
+        let stopped = owner.to_child.iter().any(|word| matches!(word, Message::Stop(_)));
+        owner.to_parent.contains(&Message::Owner) || (owner.lives() && stopped)
     }
 
     // ── what comes of it ──
@@ -227,10 +235,21 @@ impl World {
                     other => return Err(format!("a superior says {other:?}, which is not for it to say")),
                 }
             }
-            Step::HearOther(p, i) => match self.take(self.processes[p].others[i]) {
-                Message::Stop(how) => Event::ToldToStop(how),
-                _ => return Ok(vec![]),
-            },
+            Step::HearOther(p, i) => {
+                let link = self.processes[p].others[i];
+                let Message::Stop(how) = self.take(link) else { return Ok(vec![]) };
+                // As the driver: it yields to its parent.
+                if link == (Link { channel: p, side: Side::Child }) {
+                    let process = &mut self.processes[p];
+                    process.others.remove(i);
+                    process.superior = Some(link);
+                    process.owner = false;
+                    let actions = self.on(machine, p, Event::ToldToStop(how), true)?;
+                    self.processes[p].others.clear();
+                    return Ok(actions);
+                }
+                Event::ToldToStop(how)
+            }
             Step::SeeOtherGone(p, i) => {
                 self.processes[p].others.remove(i);
                 return Ok(vec![]);
@@ -402,7 +421,7 @@ impl World {
         self.inbox(end).is_empty() && !self.is_held(end.opposite())
     }
 
-    fn inbox(&self, end: Link) -> &[Message] {
+    pub(super) fn inbox(&self, end: Link) -> &[Message] {
         match end.side {
             Side::Parent => &self.processes[end.channel].to_parent,
             Side::Child => &self.processes[end.channel].to_child,

@@ -54,6 +54,8 @@ impl Driver {
                 self.view.borrow().leaving.clone()
             }
             (_, Phase::Draining) if succeeded => self.view.borrow().leaving.clone(),
+            // It has yielded to the parent, which stops and has the others, too.
+            (_, Phase::Draining | Phase::Cut) if !self.owner => names(&bound_here),
             (_, Phase::Draining | Phase::Cut) => names(&|_| true),
             _ => Arc::default(),
         };
