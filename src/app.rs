@@ -197,7 +197,12 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
-        let columns = proxy::Columns::plan(startup.plan());
+        let servers: Vec<String> = match &settings.upstream.servers[..] {
+            // Its port is another one in each generation.
+            [] => vec!["demonstration".to_owned()],
+            servers => servers.iter().map(|server| server_addr(server).to_string()).collect(),
+        };
+        let columns = proxy::Columns::plan(startup.plan(), &servers);
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
@@ -207,7 +212,7 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = [metrics::CORE, proxy::FAMILIES].concat();
+            let families = [metrics::CORE, proxy::FAMILIES, proxy::UPSTREAM_FAMILIES].concat();
             let exposition = Exposition::new(driver.books(), families, VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares, &columns)?;

@@ -227,7 +227,9 @@ fn named(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Metr
 
 fn labels(series: &Series, generation: Option<&str>) -> Vec<LabelPair> {
     let generation = generation.map(|generation| ("generation", generation));
-    series.labels().chain(generation).map(|(name, value)| label(name, value)).collect()
+    // To Prometheus a label without a value is none.
+    let labels = series.labels().chain(generation).filter(|(_, value)| !value.is_empty());
+    labels.map(|(name, value)| label(name, value)).collect()
 }
 
 fn label(name: &str, value: &str) -> LabelPair {

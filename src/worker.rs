@@ -109,7 +109,7 @@ mod tests {
         let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
         let (reports, mut reported) = mpsc::unbounded_channel();
         let mut plan = Plan::default();
-        let columns = proxy::Columns::plan(&mut plan);
+        let columns = proxy::Columns::plan(&mut plan, &[upstream.to_string()]);
         let counts = Counts::beside(plan, server::KINDS, 1);
         let worker = Worker {
             config: Config {

@@ -74,7 +74,8 @@ impl Body {
     }
 
     /// The request is answered once this has been taken to its end.
-    pub(super) fn answering(mut self, flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+    pub(super) fn answering(mut self, mut flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+        flight.answers();
         self.answers = Some(Answers { flight, status, bodiless });
         self
     }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::counts::{Counts, End, Kind};
+use super::counts::{Cause, Counts, End, Kind};
 use super::segment::Shard;
 use super::state::Phase;
 use super::view::{Drain, View};
@@ -172,7 +172,7 @@ impl Guard {
             return;
         }
         let (counts, shard) = (&self.tracker.counts, &self.tracker.shard);
-        counts.ended(shard, before, entry.active, End::Switched);
+        counts.ended(shard, before, entry.active, End::Switched, self.tracker.cause());
         counts.began(shard, kind, entry.active);
     }
 
@@ -198,9 +198,13 @@ impl Drop for Guard {
 }
 
 impl Inner {
+    fn cause(&self) -> Cause {
+        self.view.borrow().cause
+    }
+
     fn end(&self, key: usize, end: End) {
         let Some(entry) = self.entries.borrow_mut().try_remove(key) else { return };
-        self.counts.ended(&self.shard, entry.kind, entry.active, end);
+        self.counts.ended(&self.shard, entry.kind, entry.active, end, self.cause());
         self.room.notify_waiters();
         if self.entries.borrow().is_empty()
             && let Some(waker) = self.empty.take()

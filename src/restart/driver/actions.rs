@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Asker, Driver, Upgrade};
 use crate::restart::accept::Audience;
+use crate::restart::counts::Cause;
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
 use crate::restart::ledger::Change;
@@ -59,6 +60,13 @@ impl Driver {
             (_, Phase::Draining | Phase::Cut) => names(&|_| true),
             _ => Arc::default(),
         };
+        let cause = match (before, phase) {
+            (_, Phase::RolledBack) => Cause::Rollback,
+            (_, Phase::Draining | Phase::Cut) if succeeded => Cause::Upgrade,
+            // It is what it was when the drain began.
+            (Phase::RolledBack | Phase::Draining, _) => self.view.borrow().cause,
+            _ => Cause::Stop,
+        };
         let drain = phase.drains().then(|| {
             let begun = self.view.borrow().drain;
             begun.unwrap_or_else(|| {
@@ -73,7 +81,7 @@ impl Driver {
         self.figures.drains_until(until.unwrap_or(0));
         self.quiet.clear();
         self.view.send_modify(|view| {
-            *view = View { phase, sequence: view.sequence + 1, drain, leaving };
+            *view = View { phase, sequence: view.sequence + 1, drain, leaving, cause };
         });
         self.let_go_of_listeners();
         if phase == Phase::Draining && !succeeded && self.owner {
