@@ -202,7 +202,7 @@ impl Parts {
             [] => vec!["demonstration".to_owned()],
             servers => servers.iter().map(|server| server_addr(server).to_string()).collect(),
         };
-        let columns = proxy::Columns::plan(startup.plan(), &servers);
+        let columns = worker::Columns::plan(startup.plan(), &servers);
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
@@ -212,7 +212,7 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = [metrics::CORE, proxy::FAMILIES, proxy::UPSTREAM_FAMILIES].concat();
+            let families = metrics::CORE.iter().copied().chain(worker::families());
             let exposition = Exposition::new(driver.books(), families, VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares, &columns)?;
@@ -258,7 +258,7 @@ impl Parts {
         &self,
         members: Vec<Member>,
         shares: Vec<Result<Vec<Listener>, restart::Error>>,
-        columns: &proxy::Columns,
+        columns: &worker::Columns,
     ) -> Result<(), Failure> {
         let config = self.worker_config();
         for (i, (member, listeners)) in members.into_iter().zip(shares).enumerate() {

@@ -337,6 +337,11 @@ pub const CORE: &[Family] = &[
         source: Source::Counter("accept_errors_total", ONE),
     },
     Family {
+        name: "accept_pauses_total",
+        help: "Times that accepting paused because a worker had as many connections as it may have.",
+        source: Source::Counter("accept_pauses_total", ONE),
+    },
+    Family {
         name: "upgrades_total",
         help: "Upgrades by how they ended, and the step at which they failed.",
         source: Source::Counter("upgrades_total", ONE),

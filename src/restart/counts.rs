@@ -123,6 +123,7 @@ pub(crate) struct Columns {
     kinds: Kinds,
     per_kind: Vec<KindColumns>,
     accept_errors: Slot,
+    accept_pauses: Slot,
 }
 
 #[derive(Debug)]
@@ -165,7 +166,12 @@ impl Columns {
             KindColumns { began, active, ends }
         };
         let per_kind = kinds.iter().map(&mut of_kind).collect();
-        Columns { kinds, per_kind, accept_errors: plan.counter("accept_errors_total", &[]) }
+        Columns {
+            kinds,
+            per_kind,
+            accept_errors: plan.counter("accept_errors_total", &[]),
+            accept_pauses: plan.counter("accept_pauses_total", &[]),
+        }
     }
 }
 
@@ -250,6 +256,10 @@ impl Counts {
     pub(super) fn accept_failed(&self, shard: &Shard) -> u64 {
         shard.add(self.columns.accept_errors, 1);
         self.accept_errors()
+    }
+
+    pub(super) fn accept_paused(&self, shard: &Shard) {
+        shard.add(self.columns.accept_pauses, 1);
     }
 
     fn columns(&self, kind: Kind) -> Option<&KindColumns> {

@@ -87,6 +87,9 @@ impl Tracker {
 
     /// Waits until fewer than `limit` connections are open.
     pub(crate) async fn has_room(&self, limit: usize) {
+        if self.open() >= limit {
+            self.0.counts.accept_paused(&self.0.shard);
+        }
         while self.open() >= limit {
             self.0.room.notified().await;
         }

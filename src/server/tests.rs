@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Server};
+use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Metrics, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
 use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Stream, Tracker, View};
 
@@ -65,7 +65,11 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let edge = Edge { address, tracker: tracker.clone(), counts };
         edge.set_phase(Phase::Serving, None);
-        let server = Rc::new(Server::new(self.server, Proxy::new(&self.proxy, proxy::Metrics::alone().0)));
+        let server = Rc::new(Server::new(
+            self.server,
+            Proxy::new(&self.proxy, proxy::Metrics::alone().0),
+            Metrics::alone(),
+        ));
         spawn_local(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
