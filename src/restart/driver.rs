@@ -175,7 +175,9 @@ impl Driver {
         let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
         let members = (0..threads).map(member).collect();
         let ledger = Ledger::new(segment);
-        let mut unsettled = Change { added: vec![counts.segment().clone()], removed: Vec::new() };
+        // Where there is a parent, that has the service manager keep this one.
+        let own = parent.is_none().then(|| counts.segment().clone());
+        let mut unsettled = Change { added: own.into_iter().collect(), removed: Vec::new() };
         for segment in segments {
             unsettled.extend(ledger.adopt(segment));
         }
