@@ -147,9 +147,7 @@ impl Parts {
         raise_descriptor_limit();
 
         let tls = Tls::load(&settings, startup.luggage())?;
-        for warning in &tls.warnings {
-            tracing::warn!("{warning}");
-        }
+        startup.span().in_scope(|| tls.warnings.iter().for_each(|warning| tracing::warn!("{warning}")));
         let control = socket_of(&settings);
         socket::prepare(&control).map_err(|error| Failure::new("control", error.to_string()))?;
         open_listeners(startup, &settings, &control)?;
@@ -229,7 +227,9 @@ impl Parts {
         if is_first {
             self.banner(&driver);
         }
-        tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+        driver.span().in_scope(|| {
+            tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+        });
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
         control.finish().await;

@@ -9,9 +9,11 @@ use std::time::SystemTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 mod actions;
 mod answers;
+mod events;
 mod figures;
 mod handle;
 
@@ -72,6 +74,8 @@ pub struct Driver {
     generation: u32,
     /// The generation that made this process; `None` for the first.
     parent: Option<u32>,
+    /// The generation that has taken over from this process.
+    successor: Option<u32>,
     started: SystemTime,
     /// The highest generation that ever served, so that no number means two processes.
     last_generation: u32,
@@ -125,6 +129,11 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// See [`Driver::span`].
+pub(crate) fn upgrade_span(to: u32) -> Span {
+    tracing::info_span!("upgrade", to)
 }
 
 /// Who waits for an answer to what is being handled.
@@ -195,6 +204,7 @@ impl Driver {
             program,
             generation,
             parent: maker,
+            successor: None,
             started,
             last_generation: generation,
             state: State::new(rules),
@@ -260,12 +270,14 @@ impl Driver {
         for (listener, address) in self.listeners.close_unclaimed() {
             tracing::info!(%listener, %address, "an inherited socket is not configured and was closed");
         }
+        let span = self.span().entered();
         self.on(Event::Started { has_parent: self.predecessor.is_some() }, Asker::Nobody);
+        drop(span);
         while self.state.phase() != Phase::Gone {
             let happening = self.next().await;
             self.handle(happening);
         }
-        self.finish();
+        self.span().in_scope(|| self.finish());
         // It ends with the process: whoever sees its end takes what is counted here for the last word.
         std::mem::forget(self.superior.take());
         self.outcome
@@ -307,7 +319,28 @@ impl Driver {
         }
     }
 
+    /// What every line of the log is said in that belongs to an upgrade, in both processes: which generation it is to
+    /// make, or has made.
+    pub fn span(&self) -> Span {
+        let to = match (&self.child, self.state.phase()) {
+            (Some(child), _) => Some(child.generation),
+            (None, Phase::Starting | Phase::Candidate | Phase::RolledBack) => {
+                self.parent.map(|_| self.generation)
+            }
+            (None, Phase::Draining | Phase::Cut | Phase::Gone) => self.successor,
+            (None, _) => None,
+        };
+        to.map_or_else(Span::none, upgrade_span)
+    }
+
     fn handle(&mut self, happening: Happening) {
+        let _span = match happening {
+            Happening::Upgrade | Happening::Command(Command::Upgrade(_)) if self.child.is_none() => {
+                upgrade_span(self.last_generation + 1)
+            }
+            _ => self.span(),
+        }
+        .entered();
         let asked = matches!(happening, Happening::Command(_) | Happening::Upgrade | Happening::Stop(_));
         // A signal may overtake what the child said before it was sent: any thread's runtime brings signals, and
         // only this one's looks at the channel. To stop without knowing that the child owns makes two owners.
@@ -345,143 +378,6 @@ impl Driver {
         }
     }
 
-    fn upgrade_asked(&self) -> Event {
-        Event::UpgradeAsked { alive: 1 + self.others.len() + usize::from(self.child.is_some()) }
-    }
-
-    fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
-        if let ChildEvent::Said(Message::Ready(_)) = &event
-            && let Some(segment) = self.child.as_mut().and_then(|child| child.segment.take())
-        {
-            let change = self.ledger.adopt(segment);
-            self.settle(change);
-        }
-        let child = self.child.as_ref()?;
-        Some(match event {
-            ChildEvent::ExecFailed(failure) => Event::SpawnFailed(failure),
-            ChildEvent::Said(Message::Ready(ready)) => {
-                self.last_generation = self.last_generation.max(child.generation);
-                self.child_ready = Some((ready, SystemTime::now()));
-                Event::ChildReady
-            }
-            ChildEvent::Said(Message::Failed(failure)) => Event::ChildFailed(child.with_stderr(failure)),
-            // Its last word: it owns nothing any more, and this process still holds the sockets.
-            ChildEvent::Said(Message::Owner) if child.channel.is_at_end() => return None,
-            ChildEvent::Said(Message::Owner) => Event::ChildOwns,
-            ChildEvent::Said(Message::Unknown) => return None,
-            ChildEvent::Said(other) => Event::ChildGarbled(Failure::new(
-                "handoff",
-                format!("the new process said {other:?}, which is not for it to say; it was killed"),
-            )),
-            ChildEvent::Garbled(failure) => Event::ChildGarbled(child.with_stderr(failure)),
-            ChildEvent::Died(failure) => {
-                let step = match self.state.phase() {
-                    Phase::Probation => "probation",
-                    Phase::Committing => "commit",
-                    _ => "ready",
-                };
-                Event::ChildDied(child.with_stderr(Failure { step: step.into(), ..failure }))
-            }
-        })
-    }
-
-    fn superior_event(&mut self, message: Option<Result<Message, Error>>) -> Option<Event> {
-        match message {
-            None => {
-                self.superior = None;
-                if let Some(parent) = self.parent {
-                    self.close_books(parent);
-                }
-                Some(Event::ParentGone)
-            }
-            Some(Ok(Message::Commit)) => Some(Event::ParentCommits),
-            Some(Ok(Message::Rollback)) => Some(Event::ParentRollsBack),
-            Some(Ok(Message::Stop { how })) => Some(Event::ToldToStop(how)),
-            Some(Ok(Message::StatusRequest)) => {
-                self.tell_superior(&Message::Status(self.peer_status()));
-                None
-            }
-            // From a later version.
-            Some(Ok(_)) => None,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "the other generation sent what is not a message");
-                None
-            }
-        }
-    }
-
-    fn other_said(&mut self, generation: u32, message: Option<Message>) -> Option<Event> {
-        let mut event = None;
-        match message {
-            None => {
-                tracing::info!(generation, "a generation that drained is gone");
-                self.others.remove(generation);
-                self.close_books(generation);
-                event = self.drained();
-            }
-            Some(Message::Status(status)) => self.others.set_status(generation, status),
-            Some(Message::Stop { how }) => {
-                let yields = Some(generation) == self.parent;
-                if yields {
-                    self.yield_to(generation);
-                }
-                self.on(Event::ToldToStop(how), Asker::Nobody);
-                // Told what they must know, they are the parent's to look after.
-                if yields {
-                    self.others = Peers::default();
-                }
-                event = self.drained();
-            }
-            Some(_) => {}
-        }
-        if self.status_due.is_some() && !self.others.is_waiting() {
-            self.answer_status();
-        }
-        event
-    }
-
-    /// The parent was asked to stop before it heard that this process had become the owner. The service
-    /// manager was told of no other main process, so the parent must be the last to go: it has the say again,
-    /// and waits for this one, which waits for none. If each waited for the other, both would stay until the
-    /// drain deadline.
-    fn yield_to(&mut self, parent: u32) {
-        self.superior = self.others.take(parent);
-        self.owner = false;
-        if let Some(path) = &self.options.pid_file {
-            pidfile::remove(path);
-        }
-    }
-
-    fn member_event(&mut self, report: &Report) -> Option<Event> {
-        let phase = self.state.phase();
-        match *report {
-            Report::Quiet { member, sequence } if sequence == self.view.borrow().sequence => {
-                self.quiet.insert(member);
-            }
-            Report::Quiet { .. } => return None,
-            Report::Left { member } => {
-                self.left.insert(member);
-                if !matches!(phase, Phase::Cut | Phase::Gone) {
-                    tracing::error!(worker = member, "a worker has ended unexpectedly; stopping");
-                    self.outcome = Outcome::Broken;
-                    // A process that drains stops already: to ask again would cut what the others have.
-                    if phase != Phase::Draining {
-                        return Some(Event::StopAsked(Stop::Gracefully));
-                    }
-                }
-            }
-        }
-        self.drained()
-    }
-
-    /// An owner that stops is the last to go: a service manager kills what is left when its main process has
-    /// ended, whatever requests that still has.
-    fn drained(&self) -> Option<Event> {
-        let quiet = (0..self.threads).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
-        let alone = !self.owner || self.others.len() == 0;
-        (quiet && alone).then_some(Event::Drained)
-    }
-
     /// Lets the machine decide, tells the workers, performs the actions.
     fn on(&mut self, event: Event, asker: Asker) {
         tracing::debug!(?event, phase = self.state.phase().as_str(), "event");
@@ -517,7 +413,7 @@ impl Driver {
     }
 
     /// Leaves nothing behind that nobody else needs.
-    fn finish(&mut self) {
+    fn finish(&self) {
         let view = self.view.borrow().clone();
         // The owner answered on these to the end; the others were removed when they were closed.
         self.listeners

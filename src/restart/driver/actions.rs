@@ -124,6 +124,7 @@ impl Driver {
             }
             Action::AdoptChild => self.adopt_child(),
             Action::FollowChild => {
+                self.successor = self.child.as_ref().map(|child| child.generation);
                 self.superior = self.child.take().map(|child| child.into_parts().0);
                 // They are the child's to look after.
                 self.others = Peers::default();
