@@ -30,10 +30,11 @@ impl Edge {
     fn expect_balance(&self) {
         let segment = self.counts.segment();
         let entries = &segment.table().entries;
+        let began = entries.iter().zip(segment.open()).filter(|(entry, _)| entry.kind == EntryKind::Counter);
         let mut ends = 0;
-        for (place, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.link.is_some()) {
-            if entry.kind == EntryKind::Counter && entry.series.name() != "upstream_connections_total" {
-                assert_eq!(segment.open(place), 0, "{:?}", entry.series);
+        for (entry, open) in began.filter(|(entry, _)| entry.link.is_some()) {
+            if entry.series.name() != "upstream_connections_total" {
+                assert_eq!(open, 0, "{:?}", entry.series);
                 ends += 1;
             }
         }
