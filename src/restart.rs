@@ -71,7 +71,9 @@ pub use ledger::{Books, BooksViewer, Total, Totals};
 pub use listeners::{ListenOptions, Listeners};
 pub use luggage::Luggage;
 pub use member::Member;
-pub use segment::{Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table};
+pub use segment::{
+    Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table,
+};
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};
