@@ -21,6 +21,7 @@
 //!
 //! 1. [`Startup::begin`], first of all: takes what was passed on (sockets, the channel to the parent).
 //! 2. [`Startup::listeners`] → [`Listeners::open`]: each listener is adopted, or bound if it is new.
+//!    [`Startup::plan`]: what is going to be counted.
 //! 3. [`Startup::assemble`]: the [`Driver`], the [`Handle`] to it, and a [`Member`] for each thread that
 //!    serves connections.
 //!    [`Driver::pack`]: what the next generation is to be given beside the sockets; it takes it out of
@@ -35,8 +36,9 @@
 //!
 //! [`state`] decides (pure), `driver` performs. `spawn` is the parent's side of a birth, `startup` and
 //! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
-//! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `notify`
-//! and `pidfile` speak to the outside. `sys` has all the `unsafe`.
+//! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `segment` is
+//! memory that outlives its process, for what is counted, `counts` what the core counts of connections in it, and
+//! `ledger` the sum over all generations. `notify` and `pidfile` speak to the outside. `sys` has all the `unsafe`.
 
 mod accept;
 mod address;
