@@ -52,6 +52,8 @@ fn every_generation_holds_the_same_descriptors() {
         assert_eq!(later["anon_inode:[eventpoll]"], seen[1]["anon_inode:[eventpoll]"]);
         assert_eq!(later.get("anon_inode:[pidfd]"), seen[1].get("anon_inode:[pidfd]"), "{seen:#?}");
         assert_eq!(later.get("pipe"), seen[1].get("pipe"), "{seen:#?}");
+        // Its own counters, and the sum of those of all the dead.
+        assert_eq!(later.get("/memfd:exuvia-segment (deleted)"), Some(&2), "{seen:#?}");
     }
     assert_eq!(exuvia.stop(), 0);
 }
