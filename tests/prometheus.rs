@@ -22,10 +22,14 @@ mod traffic;
 
 #[path = "prometheus/books.rs"]
 mod books;
+#[path = "prometheus/dashboard.rs"]
+mod dashboard;
 #[path = "prometheus/held.rs"]
 mod held;
 #[path = "prometheus/load.rs"]
 mod load;
+#[path = "prometheus/rules.rs"]
+mod rules;
 #[path = "prometheus/run.rs"]
 mod run;
 #[path = "prometheus/samples.rs"]
@@ -39,7 +43,7 @@ use program::{Need, skipped};
 
 const NEEDS: &[Need] = &[Need::Program("prometheus", "prometheus"), Need::Program("promtool", "prometheus")];
 
-/// One run, because twenty upgrades take their time; what it looks at is in `books`.
+/// One run, because twenty upgrades take their time; what it looks at is in `books`, `rules` and `dashboard`.
 #[test]
 fn no_count_is_lost_over_twenty_upgrades_and_two_deaths() {
     if !skipped(NEEDS) {

@@ -1,13 +1,16 @@
 //! The run: twenty upgrades under load, and two generations that are killed.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use nix::sys::signal::Signal;
 
 use super::books::{self, Crashed};
+use super::dashboard;
 use super::harness::{Exuvia, eventually, is_alive, signal};
 use super::held::{self, Held};
 use super::load::{Both, Load};
+use super::rules;
 use super::samples::Samples;
 use super::server::Prometheus;
 use super::tool::lint;
@@ -51,7 +54,7 @@ struct Run {
 pub fn twenty_upgrades_and_two_deaths() {
     let exuvia = Exuvia::start(&settings(PROBATION));
     let admin = exuvia.status()["admin"].as_str().unwrap().parse().unwrap();
-    let prometheus = Prometheus::start(admin);
+    let (prometheus, begun) = (Prometheus::start(admin), SystemTime::now());
     let mut run = Run { exuvia, admin, prometheus, made: Both::default() };
 
     let mut load = Load::start(run.exuvia.address());
@@ -79,10 +82,13 @@ pub fn twenty_upgrades_and_two_deaths() {
 
     run.ends_of_every_kind();
     let now = run.quiet();
+    books::never_reset(&run.prometheus);
     books::add_up(&now, run.made, crashed(2));
     run.both_formats_say_the_same();
     run.dies_under_load(&now);
     books::never_reset(&run.prometheus);
+    rules::were_evaluated(&run.prometheus);
+    dashboard::shows_something_everywhere(&run.prometheus, begun);
     assert_eq!(run.exuvia.stop(), 0);
 }
 

@@ -11,10 +11,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::harness::{eventually, signal};
+use super::rules::file;
 use super::samples::Samples;
 use super::traffic::get;
 
-/// The job that it scrapes.
+/// The job that it scrapes, as `docker/prometheus.yml` calls it.
 pub const JOB: &str = "exuvia";
 
 /// A running Prometheus, with its data in a folder of its own.
@@ -29,6 +30,7 @@ impl Prometheus {
     pub fn start(target: SocketAddr) -> Prometheus {
         let folder = tempfile::Builder::new().prefix("exuvia-prometheus-").tempdir().unwrap();
         fs::write(folder.path().join("prometheus.yml"), settings(target)).unwrap();
+        fs::copy(file("alerts.yml"), folder.path().join("alerts.yml")).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut process = Command::new("prometheus")
             .arg("--config.file=prometheus.yml")
@@ -118,11 +120,19 @@ impl Drop for Prometheus {
     }
 }
 
+/// Those of `docker/`, but for the target and the pace.
+#[track_caller]
 fn settings(target: SocketAddr) -> String {
-    format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-         scrape_configs:\n- job_name: {JOB}\n  static_configs: [{{targets: ['{target}']}}]\n"
-    )
+    let mut settings = fs::read_to_string(file("prometheus.yml")).unwrap();
+    for (old, new) in [
+        ("exuvia:9090", &*target.to_string()),
+        ("scrape_interval: 15s", "scrape_interval: 1s\n  scrape_timeout: 1s"),
+        ("evaluation_interval: 15s", "evaluation_interval: 1s"),
+    ] {
+        assert_eq!(settings.matches(old).count(), 1, "{old:?} in {settings}");
+        settings = settings.replace(old, new);
+    }
+    settings
 }
 
 fn log_of(folder: &Path) -> String {
