@@ -45,6 +45,17 @@ pub fn never_reset(prometheus: &Prometheus) {
     }
 }
 
+/// The time of the last upgrade is that of an upgrade, whoever answers. A new process that was not the owner yet said that
+/// it had become that in 1970: each upgrade looked like two, and one that failed looked like one.
+#[track_caller]
+pub fn owners(prometheus: &Prometheus, upgrades: u64) {
+    let since = format!("exuvia_owner_since_timestamp_seconds{{job=\"{JOB}\"}}{RUN}");
+    assert!(prometheus.number(&format!("min_over_time({since})")) > 1e9);
+    // One that was the owner for less than the time between two scrapes may be missing.
+    let changes = prometheus.number(&format!("changes({since})")) as u64;
+    assert!((upgrades / 2..=upgrades).contains(&changes), "{changes} owners in {upgrades} upgrades");
+}
+
 /// The sums are those of the clients, to the unit, when nobody asks anything any more.
 #[track_caller]
 pub fn add_up(now: &Samples, made: Both, crashed: Crashed) {

@@ -87,6 +87,7 @@ pub fn twenty_upgrades_and_two_deaths() {
     run.both_formats_say_the_same();
     run.dies_under_load(&now);
     books::never_reset(&run.prometheus);
+    books::owners(&run.prometheus, UPGRADES);
     rules::were_evaluated(&run.prometheus);
     dashboard::shows_something_everywhere(&run.prometheus, begun);
     assert_eq!(run.exuvia.stop(), 0);
