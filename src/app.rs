@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
-use crate::metrics::{self, Exposition};
+use crate::metrics::{self, Exposition, Family};
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
@@ -39,6 +39,9 @@ use tls::Tls;
 
 /// The version that this program tells.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The metrics by those who count them.
+pub const FAMILIES: &[&[Family]] = &[metrics::CORE, proxy::FAMILIES];
 
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
@@ -207,8 +210,7 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = [metrics::CORE, proxy::FAMILIES].concat();
-            let exposition = Exposition::new(driver.books(), families, VERSION)
+            let exposition = Exposition::new(driver.books(), FAMILIES.concat(), VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();

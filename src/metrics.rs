@@ -20,6 +20,8 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::restart::{Books, BooksViewer, Segment, Series, Totals};
 
+pub use process::ALL as PROCESSES;
+
 /// What stands before every name.
 const PREFIX: &str = "exuvia";
 

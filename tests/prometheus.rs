@@ -28,6 +28,8 @@ mod dashboard;
 mod held;
 #[path = "prometheus/load.rs"]
 mod load;
+#[path = "prometheus/queries.rs"]
+mod queries;
 #[path = "prometheus/rules.rs"]
 mod rules;
 #[path = "prometheus/run.rs"]
@@ -43,7 +45,8 @@ use program::{Need, skipped};
 
 const NEEDS: &[Need] = &[Need::Program("prometheus", "prometheus"), Need::Program("promtool", "prometheus")];
 
-/// One run, because twenty upgrades take their time; what it looks at is in `books`, `rules` and `dashboard`.
+/// One run, because twenty upgrades take their time; what it looks at is in `books`, `rules`, `dashboard`
+/// and `queries`.
 #[test]
 fn no_count_is_lost_over_twenty_upgrades_and_two_deaths() {
     if !skipped(NEEDS) {

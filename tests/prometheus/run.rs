@@ -10,6 +10,7 @@ use super::dashboard;
 use super::harness::{Exuvia, eventually, is_alive, signal};
 use super::held::{self, Held};
 use super::load::{Both, Load};
+use super::queries;
 use super::rules;
 use super::samples::Samples;
 use super::server::Prometheus;
@@ -90,6 +91,7 @@ pub fn twenty_upgrades_and_two_deaths() {
     books::owners(&run.prometheus, UPGRADES);
     rules::were_evaluated(&run.prometheus);
     dashboard::shows_something_everywhere(&run.prometheus, begun);
+    queries::give_something(&run.prometheus, begun, &queries::of_the_page());
     assert_eq!(run.exuvia.stop(), 0);
 }
 
