@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
-use crate::metrics::{self, Exposition};
+use crate::metrics::{self, Exposition, Family};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
     Outcome, Startup,
@@ -34,6 +34,11 @@ use tls::Tls;
 
 /// The version that this program tells.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// All metrics, by the tables of those who count.
+pub fn families() -> impl Iterator<Item = Family> {
+    metrics::CORE.iter().copied().chain(worker::families())
+}
 
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
@@ -205,8 +210,7 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = metrics::CORE.iter().copied().chain(worker::families());
-            let exposition = Exposition::new(driver.books(), families, VERSION)
+            let exposition = Exposition::new(driver.books(), families(), VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
