@@ -14,12 +14,14 @@ mod actions;
 mod answers;
 mod figures;
 mod handle;
+mod hearing;
 
 use super::accept::Audience;
 use super::address::ListenAddr;
 use super::counts::{Columns, Counts, KindStatus};
 use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
+use super::history::{History, HistoryViewer};
 use super::invocation::Invocation;
 use super::ledger::{BooksViewer, Change, Ledger};
 use super::listeners::Listeners;
@@ -109,6 +111,7 @@ pub struct Driver {
     signals: Signals,
     upgrade: Option<Upgrade>,
     last_upgrade: Option<Verdict>,
+    history: watch::Sender<History>,
     status_asked: Vec<oneshot::Sender<Status>>,
     status_due: Option<Instant>,
 }
@@ -159,13 +162,15 @@ impl Driver {
             Channel::new(parent.channel.try_clone()?)
         };
         let maker = parent.as_ref().map(|parent| parent.introduction.generation);
+        let history = parent.as_mut().map(|parent| std::mem::take(&mut parent.history)).unwrap_or_default();
         let superior = parent.as_mut().map(&mut connect).transpose();
         let superior = superior.map_err(Error::system("watch the channels to other generations"))?;
 
         let (view, viewer) = watch::channel(View::starting());
         let (commands_in, commands) = mpsc::channel(16);
         let (reports_in, reports) = mpsc::unbounded_channel();
-        let (columns, figures) = (Columns::plan(&mut plan, options.kinds), figures::Columns::plan(&mut plan));
+        let (columns, figures) =
+            (Columns::plan(&mut plan, options.kinds), figures::Columns::plan(&mut plan, &options.version));
         let owner = Owner { generation, pid: std::process::id(), started_ms: unix_ms(started) };
         // One shard more than there are threads that serve: the driver's.
         let segment = Segment::create(&plan, owner, threads + 1);
@@ -220,6 +225,7 @@ impl Driver {
             signals,
             upgrade: None,
             last_upgrade: None,
+            history: watch::Sender::new(history),
             status_asked: Vec::new(),
             status_due: None,
         };
@@ -246,6 +252,11 @@ impl Driver {
     /// All that is counted, by this process and every other, alive or dead.
     pub fn books(&self) -> BooksViewer {
         self.ledger.viewer()
+    }
+
+    /// The last upgrades, and the one that is under way.
+    pub fn history(&self) -> HistoryViewer {
+        self.history.subscribe()
     }
 
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.
@@ -345,139 +356,6 @@ impl Driver {
 
     fn upgrade_asked(&self) -> Event {
         Event::UpgradeAsked { alive: 1 + self.others.len() + usize::from(self.child.is_some()) }
-    }
-
-    fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
-        if let ChildEvent::Said(Message::Ready(_)) = &event
-            && let Some(segment) = self.child.as_mut().and_then(|child| child.segment.take())
-        {
-            let change = self.ledger.adopt(segment);
-            self.settle(change);
-        }
-        let child = self.child.as_ref()?;
-        Some(match event {
-            ChildEvent::ExecFailed(failure) => Event::SpawnFailed(failure),
-            ChildEvent::Said(Message::Ready(ready)) => {
-                self.last_generation = self.last_generation.max(child.generation);
-                self.child_ready = Some((ready, SystemTime::now()));
-                Event::ChildReady
-            }
-            ChildEvent::Said(Message::Failed(failure)) => Event::ChildFailed(child.with_stderr(failure)),
-            // Its last word: it owns nothing any more, and this process still holds the sockets.
-            ChildEvent::Said(Message::Owner) if child.channel.is_at_end() => return None,
-            ChildEvent::Said(Message::Owner) => Event::ChildOwns,
-            ChildEvent::Said(Message::Unknown) => return None,
-            ChildEvent::Said(other) => Event::ChildGarbled(Failure::new(
-                "handoff",
-                format!("the new process said {other:?}, which is not for it to say; it was killed"),
-            )),
-            ChildEvent::Garbled(failure) => Event::ChildGarbled(child.with_stderr(failure)),
-            ChildEvent::Died(failure) => {
-                let step = match self.state.phase() {
-                    Phase::Probation => "probation",
-                    Phase::Committing => "commit",
-                    _ => "ready",
-                };
-                Event::ChildDied(child.with_stderr(Failure { step: step.into(), ..failure }))
-            }
-        })
-    }
-
-    fn superior_event(&mut self, message: Option<Result<Message, Error>>) -> Option<Event> {
-        match message {
-            None => {
-                self.superior = None;
-                if let Some(parent) = self.parent {
-                    self.close_books(parent);
-                }
-                Some(Event::ParentGone)
-            }
-            Some(Ok(Message::Commit)) => Some(Event::ParentCommits),
-            Some(Ok(Message::Rollback)) => Some(Event::ParentRollsBack),
-            Some(Ok(Message::Stop { how })) => Some(Event::ToldToStop(how)),
-            Some(Ok(Message::StatusRequest)) => {
-                self.tell_superior(&Message::Status(self.peer_status()));
-                None
-            }
-            // From a later version.
-            Some(Ok(_)) => None,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "the other generation sent what is not a message");
-                None
-            }
-        }
-    }
-
-    fn other_said(&mut self, generation: u32, message: Option<Message>) -> Option<Event> {
-        let mut event = None;
-        match message {
-            None => {
-                tracing::info!(generation, "a generation that drained is gone");
-                self.others.remove(generation);
-                self.close_books(generation);
-                event = self.drained();
-            }
-            Some(Message::Status(status)) => self.others.set_status(generation, status),
-            Some(Message::Stop { how }) => {
-                let yields = Some(generation) == self.parent;
-                if yields {
-                    self.yield_to(generation);
-                }
-                self.on(Event::ToldToStop(how), Asker::Nobody);
-                // Told what they must know, they are the parent's to look after.
-                if yields {
-                    self.others = Peers::default();
-                }
-                event = self.drained();
-            }
-            Some(_) => {}
-        }
-        if self.status_due.is_some() && !self.others.is_waiting() {
-            self.answer_status();
-        }
-        event
-    }
-
-    /// The parent was asked to stop before it heard that this process had become the owner. The service
-    /// manager was told of no other main process, so the parent must be the last to go: it has the say again,
-    /// and waits for this one, which waits for none. If each waited for the other, both would stay until the
-    /// drain deadline.
-    fn yield_to(&mut self, parent: u32) {
-        self.superior = self.others.take(parent);
-        self.owner = false;
-        if let Some(path) = &self.options.pid_file {
-            pidfile::remove(path);
-        }
-    }
-
-    fn member_event(&mut self, report: &Report) -> Option<Event> {
-        let phase = self.state.phase();
-        match *report {
-            Report::Quiet { member, sequence } if sequence == self.view.borrow().sequence => {
-                self.quiet.insert(member);
-            }
-            Report::Quiet { .. } => return None,
-            Report::Left { member } => {
-                self.left.insert(member);
-                if !matches!(phase, Phase::Cut | Phase::Gone) {
-                    tracing::error!(worker = member, "a worker has ended unexpectedly; stopping");
-                    self.outcome = Outcome::Broken;
-                    // A process that drains stops already: to ask again would cut what the others have.
-                    if phase != Phase::Draining {
-                        return Some(Event::StopAsked(Stop::Gracefully));
-                    }
-                }
-            }
-        }
-        self.drained()
-    }
-
-    /// An owner that stops is the last to go: a service manager kills what is left when its main process has
-    /// ended, whatever requests that still has.
-    fn drained(&self) -> Option<Event> {
-        let quiet = (0..self.threads).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
-        let alone = !self.owner || self.others.len() == 0;
-        (quiet && alone).then_some(Event::Drained)
     }
 
     /// Lets the machine decide, tells the workers, performs the actions.
