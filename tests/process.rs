@@ -61,6 +61,8 @@ mod servers;
 mod slow;
 #[path = "process/smuggling.rs"]
 mod smuggling;
+#[path = "process/status_page.rs"]
+mod status_page;
 #[path = "process/tls.rs"]
 mod tls;
 #[path = "process/tls_upgrade.rs"]
