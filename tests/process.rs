@@ -73,3 +73,5 @@ mod tunnel;
 mod upgrade;
 #[path = "process/upstream_tls.rs"]
 mod upstream_tls;
+#[path = "process/watch.rs"]
+mod watch;
