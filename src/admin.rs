@@ -1,23 +1,42 @@
-//! The admin listener: whether this process lives and is ready, and what all generations count, over TCP. Nothing can
-//! be changed here.
+//! The admin listener: whether this process lives and is ready, what all generations count, and a page to look at, over
+//! TCP. Nothing can be changed here.
+//!
+//! | endpoint | answer |
+//! |---|---|
+//! | `GET /` | the status page to a browser, a line of text to others |
+//! | `GET /status.json` | an [`Overview`](crate::overview::Overview) |
+//! | `GET /events` | the same again and again, as server-sent events |
+//! | `GET /livez`, `GET /readyz` | whether this process lives, and accepts connections |
+//! | `GET /metrics` | for Prometheus |
 //!
 //! Each answer says which generation gives it, so that a check of the new process cannot be answered by the
-//! old one unnoticed, and closes its connection, so that the next check reaches whoever serves then.
+//! old one unnoticed, and closes its connection, so that the next check reaches whoever serves then. So do events: they
+//! end when another generation accepts.
+
+mod page;
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, spawn_local};
 
-use crate::http::{Body, Connections, Refusal, json, text};
+use crate::http::{Body, Connections, Refusal, events, json, text};
 use crate::metrics::{Exposition, Format};
+use crate::overview::{Observer, Place};
 use crate::restart::{Phase, Stream, Viewer};
+use page::Page;
 
 /// What there is to ask for.
-const ENDPOINTS: &[&str] = &["GET /livez", "GET /metrics", "GET /readyz"];
+const ENDPOINTS: &[&str] =
+    &["GET /", "GET /events", "GET /livez", "GET /metrics", "GET /readyz", "GET /status.json"];
+
+/// When one whose events have ended asks again, in milliseconds. Another generation accepts already.
+const RETRY_MS: u32 = 500;
 
 /// Which process answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +50,19 @@ pub struct Identity {
 /// Answers on the admin listener. Lives on the control thread, in its `LocalSet`.
 #[derive(Debug)]
 pub struct AdminServer {
-    viewer: Viewer,
-    identity: Rc<Identity>,
-    exposition: Exposition,
+    desk: Rc<Desk>,
     connections: Rc<Connections>,
+}
+
+/// What answers are made of.
+#[derive(Debug)]
+struct Desk {
+    viewer: Viewer,
+    identity: Identity,
+    exposition: Exposition,
+    observer: Rc<Observer>,
+    place: Place,
+    page: Page,
 }
 
 /// The body of a health check's answer.
@@ -49,34 +77,88 @@ struct Health<'a> {
 }
 
 impl AdminServer {
-    /// A server that looks at `viewer` for what the process is doing.
-    pub fn new(viewer: Viewer, identity: Rc<Identity>, exposition: Exposition) -> Self {
-        AdminServer { viewer, identity, exposition, connections: Rc::default() }
+    /// A server at `place` that looks at `viewer` for what the process is doing.
+    pub fn new(
+        viewer: Viewer,
+        identity: Identity,
+        exposition: Exposition,
+        observer: Rc<Observer>,
+        place: Place,
+    ) -> Self {
+        let desk = Desk { viewer, identity, exposition, observer, place, page: Page::new() };
+        AdminServer { desk: Rc::new(desk), connections: Rc::default() }
     }
 
     /// Answers what is asked on one connection, in a task of its own. Must be called within a `LocalSet`.
     pub fn serve(&self, stream: Stream) {
-        let (viewer, identity) = (self.viewer.clone(), self.identity.clone());
-        let (connections, exposition) = (self.connections.clone(), self.exposition.clone());
+        let (desk, connections) = (self.desk.clone(), self.connections.clone());
         spawn_local(async move {
-            let answer = |request: Request<Incoming>| {
-                let phase = viewer.borrow().phase;
-                let answer = answer(request.method(), request.uri().path(), phase, &identity);
-                let exposition = exposition.clone();
-                async move {
-                    match answer {
-                        Ok(answer) => answer,
-                        Err(Metrics) => metrics(exposition, request.headers()).await,
-                    }
-                }
+            let answer = |request| {
+                let desk = desk.clone();
+                async move { desk.answer(&request).await }
             };
             connections.serve(stream, answer).await;
         });
     }
+
+    /// Waits until every answer that is being given is written, for at most half a second. To be called when the driver
+    /// has ended, so that events end in order.
+    pub async fn finish(&self) {
+        self.connections.finish().await;
+    }
 }
 
-/// The answer takes a while.
-struct Metrics;
+impl Desk {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let phase = self.viewer.borrow().phase;
+        match answer(request.method(), request.uri().path(), phase, &self.identity) {
+            Answer::Ready(response) => response,
+            Answer::Front(_) if page::wanted(request.headers()) => self.page.response(),
+            Answer::Front(response) => response,
+            Answer::Metrics => metrics(self.exposition.clone(), request.headers()).await,
+            Answer::Overview => text(StatusCode::OK, "application/json", self.observer.look().await),
+            Answer::Events if request.method() == Method::HEAD => {
+                text(StatusCode::OK, "text/event-stream", "")
+            }
+            Answer::Events => self.events(),
+        }
+    }
+
+    fn events(&self) -> Response<Body> {
+        let Some(mut watcher) = self.observer.watch(self.place) else {
+            let error = "too many watch already; /status.json has the same";
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error).answer(&[]);
+        };
+        let generation = self.identity.generation;
+        // One at a time: what is not taken is not kept.
+        let (pieces, receiver) = mpsc::channel(1);
+        spawn_local(async move {
+            let mut event = format!("retry: {RETRY_MS}\n\n").into_bytes();
+            for number in 1_u64.. {
+                // The one who watches may have gone.
+                if pieces.send(Bytes::from(event)).await.is_err() {
+                    return;
+                }
+                let Some(document) = watcher.next().await else { return };
+                event = format!("id: {generation}.{number}\ndata: ").into_bytes();
+                event.extend_from_slice(&document);
+                event.extend_from_slice(b"\n\n");
+            }
+        });
+        events(receiver)
+    }
+}
+
+/// What is answered.
+#[derive(Debug)]
+enum Answer {
+    Ready(Response<Body>),
+    /// The front page, as it is for those who want no other.
+    Front(Response<Body>),
+    Metrics,
+    Overview,
+    Events,
+}
 
 /// What is counted, written down on another thread: this one is the driver's, and has more to do.
 async fn metrics(exposition: Exposition, headers: &HeaderMap) -> Response<Body> {
@@ -94,30 +176,35 @@ fn failed(error: &dyn std::fmt::Display) -> Response<Body> {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).answer(&[])
 }
 
-fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Result<Response<Body>, Metrics> {
-    if !matches!(path, "/" | "/livez" | "/metrics" | "/readyz") {
+fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Answer {
+    if !matches!(path, "/" | "/events" | "/livez" | "/metrics" | "/readyz" | "/status.json") {
         let error = format!("there is nothing at {path}");
-        return Ok(Refusal::new(StatusCode::NOT_FOUND, error).answer(ENDPOINTS));
+        return Answer::Ready(Refusal::new(StatusCode::NOT_FOUND, error).answer(ENDPOINTS));
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         let error = format!("{path} takes GET, HEAD, not {method}");
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        return Ok(Refusal { status, error, allow: Some("GET, HEAD") }.answer(ENDPOINTS));
-    }
-    if path == "/metrics" {
-        return Err(Metrics);
+        return Answer::Ready(Refusal { status, error, allow: Some("GET, HEAD") }.answer(ENDPOINTS));
     }
     let Identity { generation, version } = identity;
-    if path == "/" {
-        let page = format!(
-            "exuvia {version}, generation {generation}: /livez (this process lives), /readyz (it accepts connections), /metrics (for Prometheus)\n"
-        );
-        return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", page));
+    match path {
+        "/" => {
+            let page = format!(
+                "exuvia {version}, generation {generation}: /livez (this process lives), /readyz (it accepts connections), /metrics (for Prometheus), /status.json and /events (what the page shows that a browser gets here)\n"
+            );
+            Answer::Front(text(StatusCode::OK, "text/plain; charset=utf-8", page))
+        }
+        "/metrics" => Answer::Metrics,
+        "/status.json" => Answer::Overview,
+        "/events" => Answer::Events,
+        _ => {
+            let ready = phase.accepts();
+            let health = Health { ready, generation: *generation, pid: std::process::id(), version, phase };
+            let good = ready || path == "/livez";
+            let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            Answer::Ready(json(status, &health))
+        }
     }
-    let ready = phase.accepts();
-    let health = Health { ready, generation: *generation, pid: std::process::id(), version, phase };
-    let good = ready || path == "/livez";
-    Ok(json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health))
 }
 
 #[cfg(test)]
@@ -131,7 +218,11 @@ mod tests {
     }
 
     async fn ask(method: Method, path: &str, phase: Phase) -> (u16, String) {
-        let (head, body) = answer(&method, path, phase, &identity()).ok().unwrap().into_parts();
+        let (Answer::Ready(response) | Answer::Front(response)) = answer(&method, path, phase, &identity())
+        else {
+            panic!("{path} takes a while")
+        };
+        let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (head.status.as_u16(), String::from_utf8(body.into()).unwrap())
     }
@@ -160,8 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_can_be_changed() {
-        for path in ["/", "/livez", "/readyz"] {
-            assert_eq!(ask(Method::HEAD, path, Phase::Serving).await.0, 200);
+        for path in ["/", "/events", "/livez", "/metrics", "/readyz", "/status.json"] {
             for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
                 assert_eq!(ask(method, path, Phase::Serving).await.0, 405, "{path}");
             }

@@ -22,6 +22,7 @@ use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
 use crate::metrics::{self, Exposition, Family};
+use crate::overview::{Observer, Place};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
     Outcome, Startup,
@@ -130,6 +131,12 @@ fn socket_of(settings: &Settings) -> PathBuf {
     }
 }
 
+/// Who answers operators.
+struct Operators {
+    control: Rc<ControlServer>,
+    admin: Rc<AdminServer>,
+}
+
 /// Everything that was made before the process is ready.
 struct Parts {
     settings: Settings,
@@ -206,7 +213,7 @@ impl Parts {
             .map_err(|error| advised(&error, "restart.pid_file"))?;
         let tickets = self.tls.tickets.clone();
         driver.pack(move || Tls::pack(&tickets));
-        let begun = (|| -> Result<Rc<ControlServer>, Failure> {
+        let begun = (|| -> Result<Operators, Failure> {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
@@ -216,8 +223,8 @@ impl Parts {
             let listeners = control?.into_iter().chain(admin?).collect();
             Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))
         })();
-        let control = match begun {
-            Ok(control) => control,
+        let operators = match begun {
+            Ok(operators) => operators,
             Err(failure) => {
                 driver.fail(failure.clone());
                 return Err(failure);
@@ -231,7 +238,7 @@ impl Parts {
         });
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
-        control.finish().await;
+        tokio::join!(operators.control.finish(), operators.admin.finish());
         tracing::info!(generation, "ended");
         Ok(outcome)
     }
@@ -269,29 +276,33 @@ impl Parts {
         exposition: Exposition,
         driver: &Driver,
         handle: &Handle,
-    ) -> Rc<ControlServer> {
+    ) -> Operators {
         let extra = Rc::new(Extra {
             admin: driver.address(ADMIN).cloned(),
             control: self.control.clone(),
             // The working directory is nothing that the one who asks can see.
             config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
         });
-        let control = Rc::new(ControlServer::new(handle.clone(), extra));
-        let identity = Rc::new(Identity { generation: driver.generation(), version: VERSION.to_owned() });
-        let admin = AdminServer::new(handle.viewer(), identity, exposition);
-        let server = control.clone();
+        let (generation, viewer) = (driver.generation(), handle.viewer());
+        let observer = Observer::new(generation, VERSION, viewer.clone(), driver.history(), driver.books());
+        let place = Place { listener: CONTROL, audience: Audience::Owner };
+        let control = Rc::new(ControlServer::new(handle.clone(), extra, observer.clone(), place));
+        let identity = Identity { generation, version: VERSION.to_owned() };
+        let place = Place { listener: ADMIN, audience: Audience::Public };
+        let admin = Rc::new(AdminServer::new(viewer, identity, exposition, observer, place));
+        let (control_server, admin_server) = (control.clone(), admin.clone());
         spawn_local(async move {
             let tracker = member.tracker();
             let accepted = move |Accepted { listener, stream, .. }: Accepted| {
                 if *listener == *CONTROL {
-                    server.serve(stream);
+                    control_server.serve(stream);
                 } else {
-                    admin.serve(stream);
+                    admin_server.serve(stream);
                 }
             };
             member.attend(&tracker, listeners, MAX_OPERATORS, accepted).await;
         });
-        control
+        Operators { control, admin }
     }
 
     /// What to try next, for a person who has just started it.

@@ -6,6 +6,7 @@ mod status;
 mod stop;
 mod time;
 mod upgrade;
+mod watch;
 
 use std::env;
 use std::io::{self, Write};
@@ -75,6 +76,10 @@ enum Command {
         /// Print the answer of the running process as it is, one JSON document
         #[arg(long)]
         json: bool,
+        /// Go on showing it, with traffic and the last upgrades, over every upgrade; with --json one
+        /// document a line
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         control: Control,
     },
@@ -173,7 +178,10 @@ pub fn main() -> ExitCode {
             ask(control, config, async |socket, screen| upgrade::run(socket, until, json, screen).await)
         }
         Command::Rollback { control } => ask(control, config, rollback),
-        Command::Status { json, control } => {
+        Command::Status { json, watch: true, control } => {
+            ask(control, config, async |socket, screen| watch::run(socket, json, screen).await)
+        }
+        Command::Status { json, watch: false, control } => {
             ask(control, config, async |socket, screen| status::run(socket, json, screen).await)
         }
         Command::Stop { now, control } => {

@@ -8,6 +8,7 @@
 //! | endpoint | answer |
 //! |---|---|
 //! | `GET /v1/status` | 200, a [`StatusReport`] |
+//! | `GET /v1/watch` | 200 at once with an [`Overview`](crate::overview::Overview) on a line each second, until another process is the owner |
 //! | `POST /v1/upgrade` | the [`UpgradeAnswer`] once there is a verdict: 200 committed, 500 failed or rolled back, 409 refused. `until=ready` answers as soon as the new process accepts. `stream=1` answers 200 at once with one [`Progress`] on each line, as it happens |
 //! | `POST /v1/rollback` | 200, or 409 with the reason |
 //! | `POST /v1/stop` | 202; `now=1` cuts every connection; `stream=1` answers 200 with a [`StatusReport`] on a line each second until the process ends |
@@ -36,6 +37,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::http::{Body, Connections, Refusal, json, json_line, lines};
+use crate::overview::{Observer, Place};
 use crate::restart::{Failure, Gone, Handle, ListenAddr, Progress, Status, Stop, Stream, Verdict};
 pub use route::Until;
 use route::{ENDPOINTS, Route, route};
@@ -171,13 +173,15 @@ fn is_last(progress: &Progress, until: Until) -> bool {
 pub struct ControlServer {
     handle: Handle,
     extra: Rc<Extra>,
+    observer: Rc<Observer>,
+    place: Place,
     connections: Rc<Connections>,
 }
 
 impl ControlServer {
-    /// A server that passes on to `handle` what it is asked.
-    pub fn new(handle: Handle, extra: Rc<Extra>) -> Self {
-        ControlServer { handle, extra, connections: Rc::default() }
+    /// A server at `place` that passes on to `handle` what it is asked.
+    pub fn new(handle: Handle, extra: Rc<Extra>, observer: Rc<Observer>, place: Place) -> Self {
+        ControlServer { handle, extra, observer, place, connections: Rc::default() }
     }
 
     /// Answers what is asked on one connection, in a task of its own. Must be called within a `LocalSet`.
@@ -185,6 +189,8 @@ impl ControlServer {
         let desk = Rc::new(Desk {
             handle: self.handle.clone(),
             extra: self.extra.clone(),
+            observer: self.observer.clone(),
+            place: self.place,
             refused: not_allowed(&stream),
         });
         let connections = self.connections.clone();
@@ -228,6 +234,8 @@ fn is_allowed(peer: u32, us: u32) -> bool {
 struct Desk {
     handle: Handle,
     extra: Rc<Extra>,
+    observer: Rc<Observer>,
+    place: Place,
     refused: Option<String>,
 }
 
@@ -243,6 +251,7 @@ impl Desk {
         };
         let answer = match route {
             Route::Status => self.status().await,
+            Route::Watch => Ok(self.watch()),
             Route::Upgrade { stream: true, until } => self.upgrade_lines(until).await,
             Route::Upgrade { stream: false, until } => self.upgrade(until).await,
             Route::Rollback => self.rollback().await,
@@ -256,6 +265,23 @@ impl Desk {
     async fn status(&self) -> Result<Response<Body>, Gone> {
         let status = self.handle.status().await?;
         Ok(json(StatusCode::OK, &StatusReport::new(status, &self.extra)))
+    }
+
+    fn watch(&self) -> Response<Body> {
+        let Some(mut watcher) = self.observer.watch(self.place) else {
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many watch already").answer(&[]);
+        };
+        // One at a time: what is not taken is not kept.
+        let (pieces, receiver) = mpsc::channel(1);
+        spawn_local(async move {
+            while let Some(document) = watcher.next().await {
+                let line = [&document[..], b"\n"].concat();
+                if pieces.send(line.into()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        lines(receiver)
     }
 
     async fn upgrade(&self, until: Until) -> Result<Response<Body>, Gone> {

@@ -3,6 +3,8 @@
 //! Every answer carries `Connection: close`. A connection that was kept would go on being answered by the
 //! process that accepted it, long after an upgrade.
 
+mod patient;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -23,11 +25,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::restart::Stream;
+use patient::Patient;
 
 /// How many connections may be open; one more is closed at once.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take from connecting to the end of its request's head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of its answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the answers that are being given hold up the end of the process.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The most that is read of a request's head, in bytes. Bodies mean nothing here and are not read.
@@ -89,8 +94,8 @@ impl Connections {
             }
         };
         let mut http = http1::Builder::new();
-        let connection =
-            http.keep_alive(false).max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(Patient::new(stream, STALL_TIMEOUT));
+        let connection = http.keep_alive(false).max_buf_size(MAX_HEAD).serve_connection(stream, service);
         tokio::select! {
             result = pin!(connection) => if let Err(error) = result {
                 tracing::debug!(%error, "a connection of an operator ended early");
@@ -161,6 +166,11 @@ pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response<Bo
 /// An answer of JSON documents, one a line, each sent when it is there.
 pub(crate) fn lines(pieces: mpsc::Receiver<Bytes>) -> Response<Body> {
     answer(StatusCode::OK, "application/x-ndjson", Body::Pieces(pieces))
+}
+
+/// An answer of server-sent events (WHATWG HTML, section 9.2), each sent when it is there.
+pub(crate) fn events(pieces: mpsc::Receiver<Bytes>) -> Response<Body> {
+    answer(StatusCode::OK, "text/event-stream", Body::Pieces(pieces))
 }
 
 /// A JSON document that fits on one line, with the line's end.

@@ -33,6 +33,9 @@ pub mod admin;
 pub mod control;
 
 #[cfg(feature = "proxy")]
+pub mod overview;
+
+#[cfg(feature = "proxy")]
 mod http;
 
 #[cfg(feature = "proxy")]

@@ -35,6 +35,8 @@ mod http2;
 mod odd;
 #[path = "peers/slow.rs"]
 mod slow;
+#[path = "peers/status_page.rs"]
+mod status_page;
 #[path = "peers/tools.rs"]
 mod tools;
 #[path = "peers/twenty.rs"]

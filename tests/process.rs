@@ -63,6 +63,8 @@ mod servers;
 mod slow;
 #[path = "process/smuggling.rs"]
 mod smuggling;
+#[path = "process/status_page.rs"]
+mod status_page;
 #[path = "process/tls.rs"]
 mod tls;
 #[path = "process/tls_upgrade.rs"]
@@ -73,3 +75,5 @@ mod tunnel;
 mod upgrade;
 #[path = "process/upstream_tls.rs"]
 mod upstream_tls;
+#[path = "process/watch.rs"]
+mod watch;

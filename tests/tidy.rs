@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// decision to be taken, not a line to be added in passing.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "control", "restart", "supervise"]),
+    ("cli", &["app", "control", "overview", "restart", "supervise"]),
     (
         "app",
         &[
@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "control",
             "demo",
             "metrics",
+            "overview",
             "proxy",
             "restart",
             "server",
@@ -27,11 +28,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("admin", &["http", "metrics", "restart"]),
-    ("control", &["http", "restart"]),
+    ("admin", &["http", "metrics", "overview", "restart"]),
+    ("control", &["http", "overview", "restart"]),
     ("demo", &[]),
     ("http", &["restart"]),
     ("metrics", &["restart"]),
+    ("overview", &["restart"]),
     ("proxy", &["metrics", "restart", "timer"]),
     ("restart", &[]),
     ("server", &["metrics", "proxy", "restart", "timer", "tls"]),

@@ -108,10 +108,13 @@ Phases:
 
 Examples:
   exuvia status --json | jq .generation
+  exuvia status --watch   A page that goes on, until Ctrl-C
+  exuvia status --watch --json | jq -c .rates
 
 Exit status:
-  0  exuvia is running
-  4  exuvia is not running or cannot be reached";
+  0    exuvia is running
+  4    exuvia is not running or cannot be reached; with --watch: any more
+  130  interrupted while watching";
 
 /// Below `exuvia stop --help`.
 pub(super) const STOP: &str = "\

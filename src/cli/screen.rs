@@ -1,6 +1,9 @@
-//! What a command prints: lines for people and for pipes, and on a terminal one line that changes.
+//! What a command prints: lines for people and for pipes, and on a terminal one line that changes, or all of them.
 
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
+
+use terminal_size::{Height, Width, terminal_size};
 
 /// Standard output and standard error. That nobody reads them is no reason to stop.
 #[derive(Debug)]
@@ -9,13 +12,84 @@ pub(super) struct Screen {
     lively: bool,
     /// Whether such a line is shown now.
     live: bool,
+    /// Whether the whole terminal is taken.
+    whole: bool,
+}
+
+/// How a part of a line looks on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Plain,
+    Bold,
+    Faint,
+    Red,
+    Green,
+    Yellow,
+    Blue,
+    Magenta,
+    /// To be seen at once.
+    Alarm,
+}
+
+/// A line in parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Line(Vec<(Style, String)>);
+
+impl Line {
+    pub(super) fn of(style: Style, text: impl Display) -> Line {
+        let mut line = Line::default();
+        line.push(style, text);
+        line
+    }
+
+    pub(super) fn push(&mut self, style: Style, text: impl Display) {
+        let text = text.to_string();
+        match self.0.last_mut() {
+            Some((last, before)) if *last == style => before.push_str(&text),
+            _ => self.0.push((style, text)),
+        }
+    }
+
+    /// Without style.
+    pub(super) fn plain(&self) -> String {
+        let text: String = self.0.iter().map(|(_, text)| text.as_str()).collect();
+        harmless(text.trim_end())
+    }
+
+    /// With the terminal's codes (ECMA-48, section 8.3.117), at most so wide.
+    fn styled(&self, width: usize) -> String {
+        let mut room = width;
+        let mut line = String::new();
+        for (style, text) in &self.0 {
+            let text: String = harmless(text).chars().filter(|char| *char != '\n').take(room).collect();
+            room -= text.chars().count();
+            line.push_str(&format!("{style}{text}"));
+        }
+        line + "\x1b[0m"
+    }
+}
+
+impl Display for Style {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Style::Plain => "\x1b[0m",
+            Style::Bold => "\x1b[0;1m",
+            Style::Faint => "\x1b[0;2m",
+            Style::Red => "\x1b[0;31m",
+            Style::Green => "\x1b[0;32m",
+            Style::Yellow => "\x1b[0;33m",
+            Style::Blue => "\x1b[0;34m",
+            Style::Magenta => "\x1b[0;35m",
+            Style::Alarm => "\x1b[0;1;37;41m",
+        })
+    }
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
         let smart = std::env::var_os("TERM").is_some_and(|terminal| terminal != "dumb");
         let lively = smart && io::stdout().is_terminal();
-        Screen { lively, live: false }
+        Screen { lively, live: false, whole: false }
     }
 
     /// Prints a line, or several.
@@ -30,11 +104,45 @@ impl Screen {
         writeln!(io::stderr(), "{}", harmless(text)).ok();
     }
 
-    /// Prints what is for programs, as it is.
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    /// Prints what is for programs, as it is. An error says that nobody reads it.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout();
         // Whole, and at once: the reader may act on it.
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).ok();
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
+    }
+
+    /// Whether there is a terminal that can show what changes.
+    pub(super) fn is_lively(&self) -> bool {
+        self.lively
+    }
+
+    /// How wide and how high it is.
+    pub(super) fn size(&self) -> (usize, usize) {
+        terminal_size().map_or((80, 24), |(Width(width), Height(height))| (width.into(), height.into()))
+    }
+
+    /// Takes the whole terminal, its other screen (xterm's 1049), and shows these lines on it.
+    pub(super) fn frame(&mut self, lines: &[Line]) {
+        let (width, height) = self.size();
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.whole, true) {
+            text.push_str("\x1b[?1049h\x1b[?25l");
+        }
+        text.push_str("\x1b[H");
+        let lines: Vec<String> =
+            lines.iter().take(height).map(|line| line.styled(width) + "\x1b[K").collect();
+        text.push_str(&lines.join("\r\n"));
+        text.push_str("\x1b[J");
+        let mut stdout = io::stdout();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+    }
+
+    /// Gives the terminal back as it was.
+    pub(super) fn leave(&mut self) {
+        if std::mem::take(&mut self.whole) {
+            let mut stdout = io::stdout();
+            write!(stdout, "\x1b[?25h\x1b[?1049l").and_then(|()| stdout.flush()).ok();
+        }
     }
 
     /// On a terminal, shows a line until something else is printed.
@@ -58,6 +166,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        self.leave();
         self.clear();
     }
 }
@@ -93,5 +202,14 @@ mod tests {
         assert_eq!(harmless("\x1b[31"), "");
         assert_eq!(harmless("\x1b[31\nnext"), "\nnext");
         assert_eq!(harmless("\u{9b}31mé"), "31mé");
+    }
+
+    #[test]
+    fn a_line_is_cut_where_the_terminal_ends_and_its_style_with_it() {
+        let mut line = Line::of(Style::Green, "ser\x1b[2Jving");
+        line.push(Style::Green, "!");
+        line.push(Style::Plain, " for ever ");
+        assert_eq!(line.plain(), "serving! for ever");
+        assert_eq!(line.styled(10), "\x1b[0;32mserving!\x1b[0m f\x1b[0m");
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Resul
     // In any case, so that what is not exuvia's answer is not passed on.
     let report: StatusReport = answer.json(socket)?;
     if json {
-        screen.raw(&answer.body);
+        screen.raw(&answer.body).ok();
     } else {
         screen.line(&page(&report));
     }

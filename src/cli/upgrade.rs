@@ -46,7 +46,7 @@ pub(super) async fn run(
             return Ok(Exit::Failed);
         };
         if json {
-            screen.raw(&[&line[..], b"\n"].concat());
+            screen.raw(&[&line[..], b"\n"].concat()).ok();
         }
         // A later version may tell more; the last word has been the same from the first.
         let Ok(progress) = serde_json::from_slice::<Progress>(&line) else { continue };

@@ -8,6 +8,7 @@ use crate::restart::Stop;
 /// What there is to ask for, for the one who asked for something else.
 pub(super) const ENDPOINTS: &[&str] = &[
     "GET /v1/status",
+    "GET /v1/watch",
     "POST /v1/upgrade[?stream=1][&until=ready|committed]",
     "POST /v1/rollback",
     "POST /v1/stop[?now=1][&stream=1]",
@@ -37,6 +38,7 @@ impl Until {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Status,
+    Watch,
     Upgrade { stream: bool, until: Until },
     Rollback,
     Stop { how: Stop, stream: bool },
@@ -46,6 +48,8 @@ pub(super) enum Route {
 pub(super) fn route(method: &Method, path: &str, query: &str) -> Result<Route, Refusal> {
     let allowed = match path {
         "/v1/status" => "GET, HEAD",
+        // There is no end to wait for.
+        "/v1/watch" => "GET",
         "/v1/upgrade" | "/v1/rollback" | "/v1/stop" => "POST",
         _ => return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
@@ -74,6 +78,7 @@ pub(super) fn route(method: &Method, path: &str, query: &str) -> Result<Route, R
         "/v1/upgrade" => Route::Upgrade { stream, until },
         "/v1/rollback" => Route::Rollback,
         "/v1/stop" => Route::Stop { how: if now { Stop::Now } else { Stop::Gracefully }, stream },
+        "/v1/watch" => Route::Watch,
         _ => Route::Status,
     })
 }
@@ -93,6 +98,7 @@ mod tests {
         let stop = |how, stream| Ok(Route::Stop { how, stream });
         assert_eq!(asked(Method::GET, "/v1/status"), Ok(Route::Status));
         assert_eq!(asked(Method::HEAD, "/v1/status"), Ok(Route::Status));
+        assert_eq!(asked(Method::GET, "/v1/watch"), Ok(Route::Watch));
         assert_eq!(asked(Method::POST, "/v1/upgrade"), upgrade(false, Until::Committed));
         assert_eq!(asked(Method::POST, "/v1/upgrade?stream=1&until=ready"), upgrade(true, Until::Ready));
         assert_eq!(asked(Method::POST, "/v1/upgrade?until=committed"), upgrade(false, Until::Committed));

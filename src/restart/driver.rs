@@ -13,15 +13,16 @@ use tracing::Span;
 
 mod actions;
 mod answers;
-mod events;
 mod figures;
 mod handle;
+mod hearing;
 
 use super::accept::Audience;
 use super::address::ListenAddr;
 use super::counts::{Columns, Counts, KindStatus};
 use super::error::Error;
 use super::handoff::{Channel, Message, Ready};
+use super::history::{History, HistoryViewer};
 use super::invocation::Invocation;
 use super::ledger::{BooksViewer, Change, Ledger};
 use super::listeners::Listeners;
@@ -113,6 +114,7 @@ pub struct Driver {
     signals: Signals,
     upgrade: Option<Upgrade>,
     last_upgrade: Option<Verdict>,
+    history: watch::Sender<History>,
     status_asked: Vec<oneshot::Sender<Status>>,
     status_due: Option<Instant>,
 }
@@ -168,13 +170,15 @@ impl Driver {
             Channel::new(parent.channel.try_clone()?)
         };
         let maker = parent.as_ref().map(|parent| parent.introduction.generation);
+        let history = parent.as_mut().map(|parent| std::mem::take(&mut parent.history)).unwrap_or_default();
         let superior = parent.as_mut().map(&mut connect).transpose();
         let superior = superior.map_err(Error::system("watch the channels to other generations"))?;
 
         let (view, viewer) = watch::channel(View::starting());
         let (commands_in, commands) = mpsc::channel(16);
         let (reports_in, reports) = mpsc::unbounded_channel();
-        let (columns, figures) = (Columns::plan(&mut plan, options.kinds), figures::Columns::plan(&mut plan));
+        let (columns, figures) =
+            (Columns::plan(&mut plan, options.kinds), figures::Columns::plan(&mut plan, &options.version));
         let owner = Owner { generation, pid: std::process::id(), started_ms: unix_ms(started) };
         // One shard more than there are threads that serve: the driver's.
         let segment = Segment::create(&plan, owner, threads + 1);
@@ -232,6 +236,7 @@ impl Driver {
             signals,
             upgrade: None,
             last_upgrade: None,
+            history: watch::Sender::new(history),
             status_asked: Vec::new(),
             status_due: None,
         };
@@ -258,6 +263,11 @@ impl Driver {
     /// All that is counted, by this process and every other, alive or dead.
     pub fn books(&self) -> BooksViewer {
         self.ledger.viewer()
+    }
+
+    /// The last upgrades, and the one that is under way.
+    pub fn history(&self) -> HistoryViewer {
+        self.history.subscribe()
     }
 
     /// Ends the attempt to start: the one who asked for the upgrade is told the step and the cause.
@@ -376,6 +386,10 @@ impl Driver {
         if let Some(event) = event {
             self.on(event, asker);
         }
+    }
+
+    fn upgrade_asked(&self) -> Event {
+        Event::UpgradeAsked { alive: 1 + self.others.len() + usize::from(self.child.is_some()) }
     }
 
     /// Lets the machine decide, tells the workers, performs the actions.

@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::counts::KindStatus;
 use super::error::Error;
+use super::history::{PastUpgrade, UnderWay};
 use super::luggage::Luggage;
 use super::state::{Failure, Phase, Stop};
 use super::sys;
@@ -81,6 +82,10 @@ pub(crate) struct Offer {
     pub(crate) others: Vec<Introduction>,
     /// The listeners whose sockets a service manager holds, too.
     pub(crate) lent: Vec<String>,
+    /// The last upgrades.
+    pub(crate) past: Vec<PastUpgrade>,
+    /// The one that makes the child.
+    pub(crate) under_way: UnderWay,
     /// What is the daemon's own.
     pub(crate) luggage: Luggage,
 }

@@ -10,6 +10,7 @@ use tracing::Span;
 use super::driver::{Driver, Handle, upgrade_span};
 use super::error::Error;
 use super::handoff::{End, Introduction, Message, Offer};
+use super::history::History;
 use super::inherit::{self, Inherited};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
@@ -82,6 +83,8 @@ pub(crate) struct Predecessor {
     /// [`Predecessor::release_stderr`].
     pub(crate) stderr: Option<(OwnedFd, OwnedFd)>,
     pub(crate) pidfd: OwnedFd,
+    /// The upgrades that it knows of.
+    pub(crate) history: History,
     /// The generations that drain, each with its channel and its pidfd.
     pub(crate) others: Vec<(Introduction, End, OwnedFd)>,
 }
@@ -225,7 +228,8 @@ fn predecessor(
     let (stderr, pidfd) = ((next()?, next()?), next()?);
     let others = offer.others.into_iter().map(|other| Ok((other, End::from(next()?), next()?)));
     let others = others.collect::<Result<_, Error>>()?;
-    Ok(Predecessor { channel, introduction: offer.parent, stderr: Some(stderr), pidfd, others })
+    let history = History::handed_on(offer.past, offer.under_way);
+    Ok(Predecessor { channel, introduction: offer.parent, stderr: Some(stderr), pidfd, history, others })
 }
 
 impl Predecessor {

@@ -82,7 +82,7 @@ class Page:
 
     def __init__(self, socket, browser):
         self.socket, self.browser, self.session = socket, browser, None
-        self.failed, self.console, self.waiting = [], [], {}
+        self.asked, self.failed, self.console, self.waiting = [], [], [], {}
         self.reading = asyncio.create_task(self.read())
 
     async def read(self):
@@ -90,6 +90,8 @@ class Page:
             message = json.loads(text)
             if "id" in message:
                 self.waiting.pop(message["id"]).set_result(message)
+            elif message["method"] == "Network.requestWillBeSent":
+                self.asked.append(message["params"]["request"]["url"])
             elif message["method"] == "Network.loadingFailed":
                 self.failed.append(message["params"].get("errorText"))
             elif message["method"] in ("Runtime.exceptionThrown", "Log.entryAdded"):

@@ -183,7 +183,12 @@ impl Program {
     /// Waits until it has done more.
     #[track_caller]
     pub fn flows(&mut self, more: u64) {
-        let enough = self.done() + more;
+        self.reaches(self.done() + more);
+    }
+
+    /// Waits until it has done so much.
+    #[track_caller]
+    pub fn reaches(&mut self, enough: u64) {
         self.wait_until("goes on", |said| said.done.load(Ordering::Relaxed) >= enough);
     }
 

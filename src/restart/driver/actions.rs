@@ -12,6 +12,7 @@ use crate::restart::accept::Audience;
 use crate::restart::counts::Cause;
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
+use crate::restart::history::UnderWay;
 use crate::restart::ledger::Change;
 use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
@@ -215,6 +216,9 @@ impl Driver {
         self.notifier.reloading("upgrading");
 
         let generation = self.last_generation + 1;
+        let under_way =
+            UnderWay { from: self.generation, to: generation, since_ms: unix_ms(SystemTime::now()) };
+        self.history.send_modify(|history| history.under_way = Some(under_way));
         let (others, mut descriptors) = self.others.introductions();
         let pidfd = sys::pidfd_of_self().map_err(Error::system("open a pidfd of this process"))?;
         descriptors.insert(0, pidfd.as_fd());
@@ -236,6 +240,8 @@ impl Driver {
                 .filter(|group| group.lent)
                 .map(|group| group.name.to_string())
                 .collect(),
+            past: self.history.borrow().past.clone(),
+            under_way,
             luggage: (self.packer.0)().within_limit(),
         }));
         let child = spawn(
@@ -296,6 +302,16 @@ impl Driver {
         // The one that was asked for it knows it, too, and takes that with it.
         if before == Phase::Candidate && self.superior.is_some() {
             self.last_upgrade = Some(Verdict::Committed);
+        }
+        // A process that takes over has been made by the upgrade that is under way.
+        let ended = match (before, self.superior.is_some()) {
+            (Phase::Candidate, true) => Some((Verdict::Committed, "")),
+            (Phase::Candidate, false) => Some((Verdict::Committed, "the old process died before it let go")),
+            (Phase::RolledBack, _) => Some((Verdict::RolledBack, "but then the old process died")),
+            _ => None,
+        };
+        if let Some((verdict, note)) = ended {
+            self.history.send_modify(|history| history.end(&verdict, note, unix_ms(SystemTime::now())));
         }
         if self.superior.is_none() {
             self.predecessor = None;

@@ -41,6 +41,7 @@ impl Driver {
             self.notifier.ready(&format!("rolled back; generation {} serves", self.generation));
         }
         self.figures.ended(&verdict, self.upgrade.as_ref().map(|upgrade| upgrade.since));
+        self.history.send_modify(|history| history.end(&verdict, "", unix_ms(SystemTime::now())));
         self.last_upgrade = Some(verdict.clone());
         self.report(|elapsed_ms, _| Progress::Ended { elapsed_ms, verdict });
         self.upgrade = None;

@@ -52,6 +52,7 @@ const DURATIONS: [u64; 14] = [
 #[derive(Debug)]
 pub(super) struct Columns {
     generation: Slot,
+    version: Slot,
     phases: Vec<Slot>,
     owner_since_ms: Slot,
     drain_deadline_ms: Slot,
@@ -66,7 +67,8 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn plan(plan: &mut Plan) -> Columns {
+    /// `version` is that of the program.
+    pub(super) fn plan(plan: &mut Plan, version: &str) -> Columns {
         let mut upgrades =
             |result: &str, step: &str| plan.counter("upgrades_total", &[("result", result), ("step", step)]);
         let (committed, rolled_back) = (upgrades("committed", ""), upgrades("rolled_back", ""));
@@ -85,6 +87,7 @@ impl Columns {
             upgrade: duration("all"),
             drain: plan.histogram("drain_duration", &[], &DURATIONS),
             generation: plan.gauge("generation", &[]),
+            version: plan.gauge("version", &[("version", version)]),
             owner_since_ms: plan.gauge("owner_since_ms", &[]),
             drain_deadline_ms: plan.gauge("drain_deadline_ms", &[]),
         }
@@ -106,6 +109,7 @@ impl Figures {
     pub(super) fn new(columns: Columns, segment: &Segment, shard: usize, generation: u32) -> Self {
         let shard = segment.seat(shard).take();
         shard.set(columns.generation, generation.into());
+        shard.set(columns.version, 1);
         shard.set(columns.phases[Phase::Starting as usize], 1);
         let phase = Cell::new(Phase::Starting);
         Figures { columns, shard, phase, committing: Cell::new(None), drain: Cell::new(None) }

@@ -1,4 +1,4 @@
-//! What the others say, as events for the machine.
+//! What the driver makes of what it hears: from its child, its superior, the generations that drain, its workers.
 
 use std::time::SystemTime;
 
@@ -12,10 +12,6 @@ use crate::restart::spawn::ChildEvent;
 use crate::restart::state::{Event, Failure, Phase, Stop};
 
 impl Driver {
-    pub(super) fn upgrade_asked(&self) -> Event {
-        Event::UpgradeAsked { alive: 1 + self.others.len() + usize::from(self.child.is_some()) }
-    }
-
     pub(super) fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
         if let ChildEvent::Said(Message::Ready(_)) = &event
             && let Some(segment) = self.child.as_mut().and_then(|child| child.segment.take())
@@ -111,7 +107,7 @@ impl Driver {
     /// manager was told of no other main process, so the parent must be the last to go: it has the say again,
     /// and waits for this one, which waits for none. If each waited for the other, both would stay until the
     /// drain deadline.
-    pub(super) fn yield_to(&mut self, parent: u32) {
+    fn yield_to(&mut self, parent: u32) {
         self.superior = self.others.take(parent);
         self.owner = false;
         if let Some(path) = &self.options.pid_file {
@@ -143,7 +139,7 @@ impl Driver {
 
     /// An owner that stops is the last to go: a service manager kills what is left when its main process has
     /// ended, whatever requests that still has.
-    pub(super) fn drained(&self) -> Option<Event> {
+    fn drained(&self) -> Option<Event> {
         let quiet = (0..self.threads).all(|id| self.quiet.contains(&id) || self.left.contains(&id));
         let alone = !self.owner || self.others.len() == 0;
         (quiet && alone).then_some(Event::Drained)

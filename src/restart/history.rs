@@ -1,0 +1,141 @@
+//! The last upgrades and how they ended. Each generation gives them to the next; after a crash they begin anew.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::state::{Failure, Verdict};
+
+/// How many are remembered.
+const MOST: usize = 10;
+/// What is remembered of a cause, in bytes: all of them go into one message.
+const MAX_CAUSE: usize = 240;
+
+/// The upgrades that a process knows of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Those that have ended, the oldest first.
+    pub past: Vec<PastUpgrade>,
+    /// The one that has not.
+    pub under_way: Option<UnderWay>,
+}
+
+/// An upgrade that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PastUpgrade {
+    /// The generation that was asked.
+    pub from: u32,
+    /// The one that was to take over.
+    pub to: u32,
+    /// `committed`, `failed` or `rolled_back`.
+    pub result: String,
+    /// The step that failed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub step: String,
+    /// Why it failed, on one line, or what was odd.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub ended_ms: u64,
+    /// How long it took from the request to its end, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// An upgrade that has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnderWay {
+    /// The generation that was asked.
+    pub from: u32,
+    /// The one that is to take over.
+    pub to: u32,
+    /// When it was asked for, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// Where the [`History`] is read, on any thread. It ends with the driver.
+pub type HistoryViewer = watch::Receiver<History>;
+
+impl History {
+    /// What a child knows from its parent.
+    pub(super) fn handed_on(mut past: Vec<PastUpgrade>, under_way: UnderWay) -> History {
+        past.drain(..past.len().saturating_sub(MOST));
+        past.iter_mut().for_each(|one| one.message = first_line(&one.message));
+        History { past, under_way: Some(under_way) }
+    }
+
+    /// The one that is under way has ended. Nothing, if none is.
+    pub(super) fn end(&mut self, verdict: &Verdict, note: &str, now_ms: u64) {
+        let Some(UnderWay { from, to, since_ms }) = self.under_way.take() else { return };
+        let (result, step, message) = match verdict {
+            Verdict::Committed => ("committed", "", note),
+            Verdict::RolledBack => ("rolled_back", "", note),
+            Verdict::Failed(Failure { step, message }) => ("failed", step.as_str(), message.as_str()),
+        };
+        if self.past.len() >= MOST {
+            self.past.remove(0);
+        }
+        self.past.push(PastUpgrade {
+            from,
+            to,
+            result: result.to_owned(),
+            step: first_line(step),
+            message: first_line(message),
+            ended_ms: now_ms,
+            took_ms: now_ms.saturating_sub(since_ms),
+        });
+    }
+}
+
+/// So much of a text as is remembered.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let end = (0..=line.len().min(MAX_CAUSE)).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+    let more = if end < line.len() { "…" } else { "" };
+    format!("{}{more}", &line[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn under_way(from: u32) -> UnderWay {
+        UnderWay { from, to: from + 1, since_ms: 1000 }
+    }
+
+    #[test]
+    fn what_has_ended_is_remembered_up_to_a_limit() {
+        let mut history = History::default();
+        for from in 1..=2 * MOST as u32 {
+            history.under_way = Some(under_way(from));
+            let cause = format!("{}\nand more", "é".repeat(MAX_CAUSE));
+            history.end(&Verdict::Failed(Failure::new("exec", cause)), "", 3500);
+        }
+        history.end(&Verdict::Committed, "", 9000);
+        assert_eq!(history.past.len(), MOST, "one that never began has no end");
+        let last = history.past.last().unwrap();
+        assert_eq!((last.from, last.to, last.took_ms, last.step.as_str()), (20, 21, 2500, "exec"));
+        assert_eq!(last.message, format!("{}…", "é".repeat(MAX_CAUSE / 2)));
+        let text = serde_json::to_string(&history.past).unwrap();
+        assert!(text.len() < 8 * 1024, "{}", text.len());
+    }
+
+    #[test]
+    fn a_child_takes_no_more_than_it_would_keep() {
+        let past = PastUpgrade { message: "x".repeat(4 * MAX_CAUSE), ..PastUpgrade::default() };
+        let mut history = History::handed_on(vec![past; 3 * MOST], under_way(7));
+        assert_eq!(history.past.len(), MOST);
+        assert!(history.past[0].message.len() < MAX_CAUSE + 4);
+        history.end(&Verdict::Committed, "the old process has died", 2000);
+        let last = history.past.last().unwrap();
+        assert_eq!((last.to, last.result.as_str(), last.took_ms), (8, "committed", 1000));
+        assert_eq!(history.under_way, None);
+    }
+
+    #[test]
+    fn another_version_may_know_more_or_less() {
+        let read: Vec<PastUpgrade> =
+            serde_json::from_str(r#"[{"to":2,"result":"evaporated","moon":"full"}]"#).unwrap();
+        assert_eq!((read[0].to, read[0].result.as_str()), (2, "evaporated"));
+    }
+}
