@@ -73,6 +73,13 @@ pub fn add_up(now: &Samples, made: Both, crashed: Crashed) {
         assert_eq!(told("exuvia_request_duration_seconds_count"), made.answered, "{protocol}");
         assert_eq!(told("exuvia_requests_in_flight"), 0, "{protocol}");
     }
+    // Each was sent to the server once, but for those that were sent again, and answered there if it was here.
+    let of = |name| now.sum(name, &[]);
+    assert_eq!(
+        of("exuvia_upstream_requests_total"),
+        of("exuvia_requests_total") + of("exuvia_upstream_retries_total")
+    );
+    assert_eq!(of("exuvia_upstream_responses_total"), made.http1.answered + made.http2.answered);
     let connections =
         [("http1", made.http1, crashed.http1_connections), ("http2", made.http2, crashed.http2_connections)];
     // A connection that turns out to be of HTTP/2 has begun as one of HTTP/1, and switched.
