@@ -3,6 +3,7 @@
 //! [`run`] in one look: take what the predecessor passed on → settings → listeners → workers → `Ready`.
 //! All that can fail happens before `Ready`, and whoever asked for the upgrade is told what did.
 
+mod operators;
 mod tls;
 
 use std::collections::HashMap;
@@ -10,24 +11,21 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 
-use crate::admin::{AdminServer, Identity};
-use crate::control::{ControlServer, Extra, socket};
+use crate::control::socket;
 use crate::demo::{Demo, DemoInfo};
 use crate::metrics::{self, Exposition};
-use crate::overview::{Observer, Place};
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
 use crate::restart::{
-    self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
-    Options, Outcome, Startup,
+    self, Audience, Driver, Failure, ListenAddr, ListenOptions, Listener, Luggage, Member, Options, Outcome,
+    Startup,
 };
 use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
@@ -36,6 +34,7 @@ use crate::settings::{
 };
 use crate::supervise;
 use crate::worker::{self, Worker};
+use operators::Operators;
 use tls::Tls;
 
 /// The version that this program tells.
@@ -129,12 +128,6 @@ fn socket_of(settings: &Settings) -> PathBuf {
         ControlSocket::Default => socket::default_path(),
         ControlSocket::Path(path) => path.clone(),
     }
-}
-
-/// Who answers operators.
-struct Operators {
-    control: Rc<ControlServer>,
-    admin: Rc<AdminServer>,
 }
 
 /// Everything that was made before the process is ready.
@@ -234,7 +227,7 @@ impl Parts {
         tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
-        tokio::join!(operators.control.finish(), operators.admin.finish());
+        operators.finish().await;
         tracing::info!(generation, "ended");
         Ok(outcome)
     }
@@ -249,6 +242,7 @@ impl Parts {
             probation: restart.probation,
             max_generations: restart.max_generations,
             pid_file: restart.pid_file.clone(),
+            stop_delay: drain.stop_delay,
             drain_timeout: drain.timeout,
             idle_grace: drain.idle_grace,
             version: VERSION.to_owned(),
@@ -347,43 +341,6 @@ impl Parts {
             },
         };
         self.settings.listeners.iter().map(|one| (one.name.clone(), config(one))).collect()
-    }
-
-    /// Serves the control socket and the admin listener on this thread.
-    fn serve_operators(
-        &self,
-        member: Member,
-        listeners: Vec<Listener>,
-        exposition: Exposition,
-        driver: &Driver,
-        handle: &Handle,
-    ) -> Operators {
-        let extra = Rc::new(Extra {
-            admin: driver.address(ADMIN).cloned(),
-            control: self.control.clone(),
-            // The working directory is nothing that the one who asks can see.
-            config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
-        });
-        let (generation, viewer) = (driver.generation(), handle.viewer());
-        let observer = Observer::new(generation, VERSION, viewer.clone(), driver.history(), driver.books());
-        let place = Place { listener: CONTROL, audience: Audience::Owner };
-        let control = Rc::new(ControlServer::new(handle.clone(), extra, observer.clone(), place));
-        let identity = Identity { generation, version: VERSION.to_owned() };
-        let place = Place { listener: ADMIN, audience: Audience::Public };
-        let admin = Rc::new(AdminServer::new(viewer, identity, exposition, observer, place));
-        let (control_server, admin_server) = (control.clone(), admin.clone());
-        spawn_local(async move {
-            let tracker = member.tracker();
-            let accepted = move |Accepted { listener, stream, .. }: Accepted| {
-                if *listener == *CONTROL {
-                    control_server.serve(stream);
-                } else {
-                    admin_server.serve(stream);
-                }
-            };
-            member.attend(&tracker, listeners, MAX_OPERATORS, accepted).await;
-        });
-        Operators { control, admin }
     }
 
     /// What to try next, for a person who has just started it.
