@@ -3,42 +3,43 @@
 //! [`run`] in one look: take what the predecessor passed on → settings → listeners → workers → `Ready`.
 //! All that can fail happens before `Ready`, and whoever asked for the upgrade is told what did.
 
-mod operators;
+mod config;
 mod tls;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tracing_subscriber::EnvFilter;
 
-use crate::control::socket;
+use crate::admin::{AdminServer, Identity};
+use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
-use crate::metrics::{self, Exposition};
-use crate::proxy::{self, ConnectionConfig, ServerAddr};
+use crate::metrics::{self, Exposition, Family};
+use crate::overview::{Observer, Place};
 use crate::restart::{
-    self, Audience, Driver, Failure, ListenAddr, ListenOptions, Listener, Luggage, Member, Options, Outcome,
-    Startup,
+    self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
+    Outcome, Startup,
 };
-use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
-use crate::settings::{
-    ControlSocket, ListenerSettings, LogFormat, Protocol, ProxyProtocolSettings, ProxyVersion, Settings,
-    SettingsError, UpstreamAddr, UpstreamProtocol,
-};
+use crate::settings::{ControlSocket, LogFormat, Settings, SettingsError};
 use crate::supervise;
 use crate::worker::{self, Worker};
-use operators::Operators;
+use config::server_addr;
 use tls::Tls;
 
 /// The version that this program tells.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// All metrics, by the tables of those who count.
+pub fn families() -> impl Iterator<Item = Family> {
+    metrics::CORE.iter().copied().chain(worker::families())
+}
 
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
@@ -130,6 +131,12 @@ fn socket_of(settings: &Settings) -> PathBuf {
     }
 }
 
+/// Who answers operators.
+struct Operators {
+    control: Rc<ControlServer>,
+    admin: Rc<AdminServer>,
+}
+
 /// Everything that was made before the process is ready.
 struct Parts {
     settings: Settings,
@@ -147,9 +154,7 @@ impl Parts {
         raise_descriptor_limit();
 
         let tls = Tls::load(&settings, startup.luggage())?;
-        for warning in &tls.warnings {
-            tracing::warn!("{warning}");
-        }
+        startup.span().in_scope(|| tls.warnings.iter().for_each(|warning| tracing::warn!("{warning}")));
         let control = socket_of(&settings);
         socket::prepare(&control).map_err(|error| Failure::new("control", error.to_string()))?;
         open_listeners(startup, &settings, &control)?;
@@ -197,7 +202,12 @@ impl Parts {
         let is_first = !startup.is_upgrade();
 
         // One more than there are workers: the control thread serves the operators.
-        let columns = proxy::Columns::plan(startup.plan());
+        let servers: Vec<String> = match &settings.upstream.servers[..] {
+            // Its port is another one in each generation.
+            [] => vec!["demonstration".to_owned()],
+            servers => servers.iter().map(|server| server_addr(server).to_string()).collect(),
+        };
+        let columns = worker::Columns::plan(startup.plan(), &servers);
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
@@ -207,8 +217,7 @@ impl Parts {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
-            let families = [metrics::CORE, proxy::FAMILIES].concat();
-            let exposition = Exposition::new(driver.books(), families, VERSION)
+            let exposition = Exposition::new(driver.books(), families(), VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
@@ -224,37 +233,23 @@ impl Parts {
         if is_first {
             self.banner(&driver);
         }
-        tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+        driver.span().in_scope(|| {
+            tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+        });
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
-        operators.finish().await;
+        tokio::join!(operators.control.finish(), operators.admin.finish());
         tracing::info!(generation, "ended");
         Ok(outcome)
     }
 }
 
 impl Parts {
-    fn options(&self) -> Options {
-        let Settings { restart, drain, .. } = &self.settings;
-        Options {
-            executable: restart.executable.clone(),
-            ready_timeout: restart.ready_timeout,
-            probation: restart.probation,
-            max_generations: restart.max_generations,
-            pid_file: restart.pid_file.clone(),
-            stop_delay: drain.stop_delay,
-            drain_timeout: drain.timeout,
-            idle_grace: drain.idle_grace,
-            version: VERSION.to_owned(),
-            kinds: server::KINDS,
-        }
-    }
-
     fn start_workers(
         &self,
         members: Vec<Member>,
         shares: Vec<Result<Vec<Listener>, restart::Error>>,
-        columns: &proxy::Columns,
+        columns: &worker::Columns,
     ) -> Result<(), Failure> {
         let config = self.worker_config();
         for (i, (member, listeners)) in members.into_iter().zip(shares).enumerate() {
@@ -273,74 +268,41 @@ impl Parts {
         Ok(())
     }
 
-    fn worker_config(&self) -> worker::Config {
-        let Settings { upstream, timeouts, limits, http2, .. } = &self.settings;
-        let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
-        worker::Config {
-            server: server::Config {
-                listeners: self.listener_configs(),
-                handshake_timeout: timeouts.handshake,
-                http2: Http2Config {
-                    max_streams: http2.max_streams,
-                    stream_window: http2.stream_window,
-                    connection_window: http2.connection_window,
-                    max_resets_per_minute: http2.max_resets_per_minute,
-                    max_control_frames_per_minute: http2.max_control_frames_per_minute,
-                    ack_timeout: http2.ack_timeout,
-                },
-                tunnel_timeout: timeouts.tunnel,
-                header_timeout: timeouts.header,
-                idle_timeout: timeouts.idle,
-                stall_timeout: timeouts.stall,
-                max_head_bytes: limits.header_bytes,
-                max_headers: limits.headers,
-                ..server::Config::default()
-            },
-            proxy: proxy::Config {
-                servers: upstream.servers.iter().map(server_addr).chain(demo).collect(),
-                connections: ConnectionConfig {
-                    protocol: match upstream.protocol {
-                        // The demonstration speaks nothing else, and no TLS.
-                        _ if self.demo.is_some() => proxy::Protocol::Http1,
-                        UpstreamProtocol::Http1 => proxy::Protocol::Http1,
-                        UpstreamProtocol::Http2 => proxy::Protocol::Http2,
-                        UpstreamProtocol::Alpn => proxy::Protocol::Alpn,
-                    },
-                    tls: self.tls.upstream.clone(),
-                    max_streams: upstream.max_streams as usize,
-                    // The demonstration understands no such header.
-                    proxy_protocol: upstream.proxy_protocol.filter(|_| self.demo.is_none()).map(|version| {
-                        match version {
-                            ProxyVersion::V1 => proxy::ProxyVersion::V1,
-                            ProxyVersion::V2 => proxy::ProxyVersion::V2,
-                        }
-                    }),
-                    connect_timeout: upstream.connect_timeout,
-                    max_idle: upstream.max_idle_per_worker,
-                    idle_timeout: upstream.idle_timeout,
-                    ..ConnectionConfig::default()
-                },
-                response_timeout: upstream.response_timeout,
-                upgrades: upstream.upgrades.clone(),
-                connect: upstream.connect,
-                ..proxy::Config::default()
-            },
-            max_connections: limits.connections_per_worker,
-        }
-    }
-
-    fn listener_configs(&self) -> HashMap<String, ListenerConfig> {
-        let config = |listener: &ListenerSettings| ListenerConfig {
-            http1: listener.protocols.contains(&Protocol::Http1),
-            http2: listener.protocols.contains(&Protocol::Http2),
-            tls: self.tls.listeners.get(&listener.name).cloned(),
-            proxy_protocol: match &listener.proxy_protocol {
-                ProxyProtocolSettings::Off => ProxyProtocol::Off,
-                ProxyProtocolSettings::Optional { from } => ProxyProtocol::Optional(from.clone()),
-                ProxyProtocolSettings::Required { from } => ProxyProtocol::Required(from.clone()),
-            },
-        };
-        self.settings.listeners.iter().map(|one| (one.name.clone(), config(one))).collect()
+    /// Serves the control socket and the admin listener on this thread.
+    fn serve_operators(
+        &self,
+        member: Member,
+        listeners: Vec<Listener>,
+        exposition: Exposition,
+        driver: &Driver,
+        handle: &Handle,
+    ) -> Operators {
+        let extra = Rc::new(Extra {
+            admin: driver.address(ADMIN).cloned(),
+            control: self.control.clone(),
+            // The working directory is nothing that the one who asks can see.
+            config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
+        });
+        let (generation, viewer) = (driver.generation(), handle.viewer());
+        let observer = Observer::new(generation, VERSION, viewer.clone(), driver.history(), driver.books());
+        let place = Place { listener: CONTROL, audience: Audience::Owner };
+        let control = Rc::new(ControlServer::new(handle.clone(), extra, observer.clone(), place));
+        let identity = Identity { generation, version: VERSION.to_owned() };
+        let place = Place { listener: ADMIN, audience: Audience::Public };
+        let admin = Rc::new(AdminServer::new(viewer, identity, exposition, observer, place));
+        let (control_server, admin_server) = (control.clone(), admin.clone());
+        spawn_local(async move {
+            let tracker = member.tracker();
+            let accepted = move |Accepted { listener, stream, .. }: Accepted| {
+                if *listener == *CONTROL {
+                    control_server.serve(stream);
+                } else {
+                    admin_server.serve(stream);
+                }
+            };
+            member.attend(&tracker, listeners, MAX_OPERATORS, accepted).await;
+        });
+        Operators { control, admin }
     }
 
     /// What to try next, for a person who has just started it.
@@ -373,14 +335,6 @@ impl Parts {
         text.push_str("  exuvia stop       finishes what is in flight, and ends\n");
         // Nobody may be reading.
         io::stdout().write_all(text.as_bytes()).ok();
-    }
-}
-
-fn server_addr(address: &UpstreamAddr) -> ServerAddr {
-    match address {
-        UpstreamAddr::Socket(address) => ServerAddr::Socket(*address),
-        UpstreamAddr::Unix(path) => ServerAddr::Unix(Arc::new(path.clone())),
-        UpstreamAddr::Name(name, port) => ServerAddr::Name(format!("{name}:{port}").into()),
     }
 }
 

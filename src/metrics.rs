@@ -20,6 +20,8 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::restart::{Books, BooksViewer, Segment, Series, Totals};
 
+pub use process::ALL as PROCESSES;
+
 /// What stands before every name.
 const PREFIX: &str = "exuvia";
 
@@ -44,6 +46,8 @@ pub enum Source {
     Gauge(&'static str),
     /// The gauges of the process that answers.
     Own(&'static str, f64),
+    /// The highest of the gauges of the processes that are alive, such as the time of what was last.
+    Highest(&'static str, f64),
     /// What began, is counted in counters of this name, and has not ended.
     Open(&'static str),
     /// The same for each generation that is alive.
@@ -193,6 +197,14 @@ impl Snapshot {
             ),
             Source::Gauge(name) => (MetricType::GAUGE, gauges(&self.totals, name, None, ONE)),
             Source::Own(name, per) => (MetricType::GAUGE, gauges(&self.own, name, None, per)),
+            Source::Highest(name, per) => {
+                let all = self.alive.iter().flat_map(|(_, totals)| totals.named(name));
+                let highest = all.max_by_key(|(_, total)| total.value).filter(|(_, total)| total.value > 0);
+                let metric = highest.map(|(series, total)| {
+                    gauge(labels(series, None), total.value.cast_signed() as f64 / per)
+                });
+                (MetricType::GAUGE, metric.into_iter().collect())
+            }
             Source::Open(name) => (MetricType::GAUGE, open(&self.totals, name, None)),
             Source::OpenByGeneration(name) => {
                 (MetricType::GAUGE, by_generation(&|generation, totals| open(totals, name, Some(generation))))
@@ -227,7 +239,9 @@ fn named(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Metr
 
 fn labels(series: &Series, generation: Option<&str>) -> Vec<LabelPair> {
     let generation = generation.map(|generation| ("generation", generation));
-    series.labels().chain(generation).map(|(name, value)| label(name, value)).collect()
+    // To Prometheus a label without a value is none.
+    let labels = series.labels().chain(generation).filter(|(_, value)| !value.is_empty());
+    labels.map(|(name, value)| label(name, value)).collect()
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -335,6 +349,11 @@ pub const CORE: &[Family] = &[
         source: Source::Counter("accept_errors_total", ONE),
     },
     Family {
+        name: "accept_pauses_total",
+        help: "Times that accepting paused because a worker had as many connections as it may have.",
+        source: Source::Counter("accept_pauses_total", ONE),
+    },
+    Family {
         name: "upgrades_total",
         help: "Upgrades by how they ended, and the step at which they failed.",
         source: Source::Counter("upgrades_total", ONE),
@@ -357,8 +376,9 @@ pub const CORE: &[Family] = &[
     },
     Family {
         name: "owner_since_timestamp_seconds",
-        help: "When the generation that answers became the owner: the time of the last upgrade that succeeded.",
-        source: Source::Own("owner_since_ms", MILLISECONDS),
+        help: "When the generation that serves became the owner: the time of the start or of the last upgrade that \
+               succeeded.",
+        source: Source::Highest("owner_since_ms", MILLISECONDS),
     },
     Family {
         name: "generations",

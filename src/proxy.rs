@@ -36,6 +36,7 @@ pub(crate) use headers::end_hop;
 pub use metrics::{Columns, FAMILIES, Metrics};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
+pub use upstream::FAMILIES as UPSTREAM_FAMILIES;
 pub(crate) use upstream::MIN_BUFFER_BYTES;
 pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
@@ -93,9 +94,11 @@ pub struct Proxy {
 impl Proxy {
     /// Must run within a [`LocalSet`](tokio::task::LocalSet).
     pub fn new(config: &Config, metrics: Rc<Metrics>) -> Rc<Self> {
-        let server = |address: &ServerAddr| Server::new(address.clone(), config.connections.clone());
+        let server = |(place, address): (usize, &ServerAddr)| {
+            Server::new(address.clone(), config.connections.clone(), metrics.of_server(place))
+        };
         Rc::new(Proxy {
-            servers: config.servers.iter().map(server).collect(),
+            servers: config.servers.iter().enumerate().map(server).collect(),
             turn: Cell::new(0),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,

@@ -21,6 +21,7 @@
 //!
 //! 1. [`Startup::begin`], first of all: takes what was passed on (sockets, the channel to the parent).
 //! 2. [`Startup::listeners`] → [`Listeners::open`]: each listener is adopted, or bound if it is new.
+//!    [`Startup::plan`]: what is going to be counted.
 //! 3. [`Startup::assemble`]: the [`Driver`], the [`Handle`] to it, and a [`Member`] for each thread that
 //!    serves connections.
 //!    [`Driver::pack`]: what the next generation is to be given beside the sockets; it takes it out of
@@ -35,8 +36,9 @@
 //!
 //! [`state`] decides (pure), `driver` performs. `spawn` is the parent's side of a birth, `startup` and
 //! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
-//! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `notify`
-//! and `pidfile` speak to the outside. `sys` has all the `unsafe`.
+//! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `segment` is
+//! memory that outlives its process, for what is counted, `counts` what the core counts of connections in it, and
+//! `ledger` the sum over all generations. `notify` and `pidfile` speak to the outside. `sys` has all the `unsafe`.
 
 mod accept;
 mod address;
@@ -73,7 +75,9 @@ pub use ledger::{Books, BooksViewer, Total, Totals};
 pub use listeners::{ListenOptions, Listeners};
 pub use luggage::Luggage;
 pub use member::Member;
-pub use segment::{Entry, Histogram, Kind as EntryKind, Plan, Segment, Series, Shard, Slot};
+pub use segment::{
+    Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table,
+};
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};

@@ -21,6 +21,7 @@ mod connection;
 mod greeting;
 mod handshake;
 mod http2;
+mod metrics;
 mod rest;
 mod stream;
 pub mod strict;
@@ -43,6 +44,8 @@ use greeting::Speaker;
 pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
+use metrics::Refused;
+pub use metrics::{Columns, FAMILIES, Metrics};
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 
@@ -137,11 +140,12 @@ pub struct Server {
     http2: h2::server::Builder,
     clock: Rc<http2::Clock>,
     proxy: Rc<Proxy>,
+    metrics: Rc<Metrics>,
 }
 
 impl Server {
     /// A server that passes requests to `proxy`.
-    pub fn new(config: Config, proxy: Rc<Proxy>) -> Self {
+    pub fn new(config: Config, proxy: Rc<Proxy>, metrics: Rc<Metrics>) -> Self {
         let mut builder = Builder::new();
         builder
             // The clocks are ours: hyper's would run between requests too.
@@ -153,7 +157,7 @@ impl Server {
         }
         let http2 = http2::builder(&config, &proxy);
         let clock = Rc::default();
-        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy }
+        Server { config, default_listener: ListenerConfig::default(), builder, http2, clock, proxy, metrics }
     }
 
     /// The kind as which a connection of this listener begins.
@@ -214,12 +218,18 @@ impl Server {
                 Outcome::Closed { stream: _, end: end @ (End::ClosedByPeer | End::PeerAborted) } => {
                     return end;
                 }
-                Outcome::Closed { stream, end } => return self.close(stream, end).await,
+                Outcome::Closed { stream, end } => {
+                    if end == End::ProtocolError {
+                        self.metrics.refused(Refused::Malformed);
+                    }
+                    return self.close(stream, end).await;
+                }
                 Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
                 Outcome::Http2 { stream } if listener.http2 => {
                     return self.serve_http2(stream, client, guard).await;
                 }
                 Outcome::Refused { stream, refusal } => {
+                    self.metrics.refused_by_rule(refusal);
                     let answer = refusal.answer();
                     return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
                 }
@@ -231,13 +241,19 @@ impl Server {
                     return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;
                 }
                 Outcome::TooSlow { stream } => {
+                    self.metrics.refused(Refused::TooSlow);
                     return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
                 }
-                Outcome::Cut { stream, end, reset: true } => {
-                    stream.reset_on_close(true);
-                    return end;
+                Outcome::Cut { stream, end, reset } => {
+                    if end == End::ProtocolError {
+                        self.metrics.refused(Refused::Body);
+                    }
+                    if reset {
+                        stream.reset_on_close(true);
+                        return end;
+                    }
+                    return self.close(stream, end).await;
                 }
-                Outcome::Cut { stream, end, reset: false } => return self.close(stream, end).await,
             }
         }
     }

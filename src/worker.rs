@@ -4,12 +4,15 @@
 //! future is `Send`.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep_until};
 
-use crate::proxy::{self, Metrics, Proxy};
-use crate::restart::{Accepted, Listener, Member};
+use crate::metrics::{Family, NANOSECONDS, Source};
+use crate::proxy::{self, Proxy};
+use crate::restart::{Accepted, Histogram, Listener, Member, Plan, Shard};
 use crate::server::{self, Server};
 
 /// What a worker does.
@@ -23,13 +26,57 @@ pub struct Config {
     pub max_connections: usize,
 }
 
+/// The places of all that a worker counts.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    proxy: proxy::Columns,
+    server: server::Columns,
+    lag: Histogram,
+}
+
+impl Columns {
+    /// Plans them, with these names for the servers, in the order of [`proxy::Config::servers`].
+    pub fn plan(plan: &mut Plan, servers: &[String]) -> Columns {
+        Columns {
+            proxy: proxy::Columns::plan(plan, servers),
+            server: server::Columns::plan(plan),
+            lag: plan.histogram("worker_lag", &[], &LAGS),
+        }
+    }
+}
+
+/// The metrics of all that a worker counts.
+pub fn families() -> impl Iterator<Item = Family> {
+    [proxy::FAMILIES, proxy::UPSTREAM_FAMILIES, server::FAMILIES, FAMILIES].into_iter().flatten().copied()
+}
+
+const FAMILIES: &[Family] = &[Family {
+    name: "worker_lag_seconds",
+    help: "How late a timer fires on the threads that serve, looked at every half second: how long everything else waits.",
+    source: Source::Histogram("worker_lag", NANOSECONDS),
+}];
+
+/// The upper bounds of lags in nanoseconds. A timer is rounded up to a millisecond.
+const LAGS: [u64; 8] =
+    [2_000_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000, 500_000_000, 2_000_000_000];
+
+const LAG_PERIOD: Duration = Duration::from_millis(500);
+
+async fn measure_lag(lag: Histogram, shard: Shard) {
+    loop {
+        let due = Instant::now() + LAG_PERIOD;
+        sleep_until(due).await;
+        shard.observe(&lag, u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
 /// One worker, before it runs.
 #[derive(Debug)]
 pub struct Worker {
     /// What it does.
     pub config: Config,
-    /// Where its requests are counted.
-    pub columns: proxy::Columns,
+    /// Where it counts.
+    pub columns: Columns,
     /// Its place in the process.
     pub member: Member,
     /// The sockets it accepts on.
@@ -44,8 +91,11 @@ impl Worker {
         let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
-            let proxy = Proxy::new(&config.proxy, Metrics::new(columns, member.shard()));
-            let server = Rc::new(Server::new(config.server, proxy.clone()));
+            let shard = member.shard();
+            spawn_local(measure_lag(columns.lag, shard.clone()));
+            let proxy = Proxy::new(&config.proxy, proxy::Metrics::new(columns.proxy, shard.clone()));
+            let metrics = server::Metrics::new(columns.server, shard);
+            let server = Rc::new(Server::new(config.server, proxy.clone(), metrics));
             let begin = {
                 let tracker = tracker.clone();
                 move |accepted: Accepted| {
@@ -70,13 +120,12 @@ mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::Arc;
     use std::thread;
-    use std::time::Duration;
 
     use tokio::runtime::Builder;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
-    use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, Plan, View};
+    use crate::restart::{Counts, End, ListenAddr, ListenOptions, Listeners, Phase, View};
 
     /// Answers one request on each connection: `/endless` with an answer that does not end.
     fn upstream() -> SocketAddr {
@@ -109,7 +158,7 @@ mod tests {
         let (view, viewer) = watch::channel(View { phase: Phase::Serving, ..View::starting() });
         let (reports, mut reported) = mpsc::unbounded_channel();
         let mut plan = Plan::default();
-        let columns = proxy::Columns::plan(&mut plan);
+        let columns = Columns::plan(&mut plan, &[upstream.to_string()]);
         let counts = Counts::beside(plan, server::KINDS, 1);
         let worker = Worker {
             config: Config {

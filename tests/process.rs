@@ -27,6 +27,8 @@ mod command;
 mod control;
 #[path = "process/control_socket.rs"]
 mod control_socket;
+#[path = "process/counters.rs"]
+mod counters;
 #[path = "process/curl.rs"]
 mod curl;
 #[path = "process/demo.rs"]

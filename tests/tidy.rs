@@ -36,12 +36,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("overview", &["restart"]),
     ("proxy", &["metrics", "restart", "timer"]),
     ("restart", &[]),
-    ("server", &["proxy", "restart", "timer", "tls"]),
+    ("server", &["metrics", "proxy", "restart", "timer", "tls"]),
     ("settings", &["restart"]),
     ("supervise", &[]),
     ("timer", &[]),
     ("tls", &[]),
-    ("worker", &["proxy", "restart", "server"]),
+    ("worker", &["metrics", "proxy", "restart", "server"]),
 ];
 
 /// A good room has about 400 lines; more is a hall.

@@ -19,6 +19,9 @@ const MEMORY: (&str, &str) =
 const DESCRIPTORS: (&str, &str) = ("process_open_fds", "Open descriptors of each generation that is alive.");
 const THREADS: (&str, &str) = ("process_threads", "Threads of each generation that is alive.");
 
+/// The name and the help of each of these metrics.
+pub const ALL: [(&str, &str); 6] = [BUILD, STARTED, CPU, MEMORY, DESCRIPTORS, THREADS];
+
 /// The processes of the generations that are alive.
 pub(super) struct Processes {
     books: BooksViewer,
@@ -39,8 +42,7 @@ impl Processes {
     pub(super) fn new(books: BooksViewer, version: &str) -> prometheus::Result<Processes> {
         let describe =
             |(name, help): (&str, &str)| Desc::new(name.into(), help.into(), Vec::new(), Default::default());
-        let all = [BUILD, STARTED, CPU, MEMORY, DESCRIPTORS, THREADS];
-        let descriptions = all.into_iter().map(describe).collect::<prometheus::Result<Vec<Desc>>>()?;
+        let descriptions = ALL.into_iter().map(describe).collect::<prometheus::Result<Vec<Desc>>>()?;
         let system = |name, default| sysconf(name).ok().flatten().map_or(default, |value| value as f64);
         Ok(Processes {
             books,

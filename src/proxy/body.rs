@@ -3,11 +3,12 @@
 
 mod from_upstream;
 mod http2;
+mod upload;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,11 +19,14 @@ use tokio::time::Instant;
 
 use super::error::{BodyError, Cause};
 use super::headers;
-use super::metrics::{Flight, Metrics};
+use super::metrics::Flight;
 use crate::timer::Timer;
 use from_upstream::FromUpstream;
 pub(super) use from_upstream::{FromServer, Http2Body};
 use http2::FromHttp2;
+pub(crate) use upload::MAX_LEFTOVER;
+pub(super) use upload::Upload;
+use upload::{Gate, Leftover};
 
 /// What a client gets.
 #[derive(Debug)]
@@ -74,7 +78,8 @@ impl Body {
     }
 
     /// The request is answered once this has been taken to its end.
-    pub(super) fn answering(mut self, flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+    pub(super) fn answering(mut self, mut flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+        flight.answers();
         self.answers = Some(Answers { flight, status, bodiless });
         self
     }
@@ -128,195 +133,6 @@ impl Drop for Body {
         {
             flight.answered(*status);
         }
-    }
-}
-
-/// Where the upload of a request body stands, seen by those who hold the clocks.
-#[derive(Debug)]
-pub(super) struct Upload {
-    /// Whether a body is on its way.
-    open: Cell<bool>,
-    /// Since when the upstream would take more and the client has not sent it.
-    awaited_since: Cell<Option<Instant>>,
-    /// When the upstream last took something; since then it is the upstream that is waited for.
-    advanced: Cell<Instant>,
-    /// Whether the body may be read at all.
-    gate: Cell<Gate>,
-    /// Whether nobody wants the rest of the body.
-    stopped: Cell<bool>,
-    /// Whether it has been read from.
-    read: Cell<bool>,
-    /// Who waits until the body is first read.
-    watcher: RefCell<Option<Waker>>,
-    /// Whoever waits for more of the body; kept only where it can be stopped.
-    reader: RefCell<Option<Waker>>,
-    metrics: Rc<Metrics>,
-    /// What nobody wants of an HTTP/1 body.
-    leftover: RefCell<Option<Leftover>>,
-}
-
-/// The most of an HTTP/1 body, in bytes, that is read off after its upstream has gone away or has been given up. A
-/// client that has more to send loses its connection, which is cheaper than its body.
-pub(crate) const MAX_LEFTOVER: usize = 1 << 20;
-
-/// What is still to come of an HTTP/1 body that nobody wants: the next request stands behind it.
-#[derive(Debug)]
-struct Leftover {
-    incoming: Incoming,
-    /// How much of it may still be read, in bytes.
-    room: usize,
-}
-
-impl Leftover {
-    /// Ready when nothing more is to be read of it.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(Ok(frame)) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            let read = frame.data_ref().map_or(0, Bytes::len);
-            let Some(room) = self.room.checked_sub(read) else { break };
-            self.room = room;
-        }
-        Poll::Ready(())
-    }
-}
-
-/// Whether a body is read, when its client waits to be told to send it (RFC 9110, section 10.1.1). It is told when
-/// the body is first read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
-    Open,
-    /// Until the upstream says so, or has said nothing for too long since then.
-    Held(Instant),
-    /// The upstream has answered without it. Whoever would read it waits, for as long as the answer is read.
-    Shut,
-}
-
-impl Upload {
-    pub(super) fn new(metrics: Rc<Metrics>) -> Self {
-        Upload {
-            metrics,
-            open: Cell::new(false),
-            gate: Cell::new(Gate::Open),
-            awaited_since: Cell::new(None),
-            advanced: Cell::new(Instant::now()),
-            stopped: Cell::new(false),
-            read: Cell::new(false),
-            watcher: RefCell::new(None),
-            reader: RefCell::new(None),
-            leftover: RefCell::new(None),
-        }
-    }
-
-    /// Whether something of a body is still to be read off.
-    pub(super) fn has_leftover(&self) -> bool {
-        self.leftover.borrow().is_some()
-    }
-
-    /// Reads it off, as far as it has come.
-    pub(super) fn read_leftover(&self, cx: &mut Context<'_>) {
-        let mut leftover = self.leftover.borrow_mut();
-        if leftover.as_mut().is_some_and(|leftover| leftover.poll_end(cx).is_ready()) {
-            *leftover = None;
-        }
-    }
-
-    /// Gives up what has not come of it.
-    pub(super) fn drop_leftover(&self) {
-        self.leftover.take();
-    }
-
-    /// The upstream is waited for from now on.
-    pub(super) fn begin(&self) {
-        self.advanced.set(Instant::now());
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.open.get()
-    }
-
-    pub(super) fn awaits_client(&self) -> bool {
-        self.awaited_since.get().is_some()
-    }
-
-    pub(super) fn awaited_since(&self) -> Option<Instant> {
-        self.awaited_since.get()
-    }
-
-    /// Holds the body back from now on.
-    pub(super) fn hold(&self) {
-        self.gate.set(Gate::Held(Instant::now()));
-    }
-
-    /// Since when it is held back.
-    pub(super) fn held_since(&self) -> Option<Instant> {
-        match self.gate.get() {
-            Gate::Held(since) => Some(since.max(self.advanced.get())),
-            Gate::Open | Gate::Shut => None,
-        }
-    }
-
-    /// Lets the body go on, if it is held back.
-    pub(super) fn admit(&self) {
-        if let Gate::Held(_) = self.gate.get() {
-            self.gate.set(Gate::Open);
-            self.advanced.set(Instant::now());
-            self.wake_reader();
-        }
-    }
-
-    /// Never lets the body go on, if it is held back; returns whether it was.
-    pub(super) fn shut(&self) -> bool {
-        let held = self.held_since().is_some();
-        if held {
-            self.gate.set(Gate::Shut);
-            self.wake_reader();
-        }
-        held
-    }
-
-    /// Lets go of who waits for a body that never comes.
-    pub(super) fn end_shut(&self) {
-        if self.gate.get() == Gate::Shut {
-            self.stopped.set(true);
-            self.wake_reader();
-        }
-    }
-
-    /// Ready once a body that was held back is read, or nobody will.
-    pub(super) fn poll_read_from(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.read.get() || !self.is_open() {
-            return Poll::Ready(());
-        }
-        self.watcher.replace(Some(cx.waker().clone()));
-        Poll::Pending
-    }
-
-    fn wake_watcher(&self) {
-        if let Some(watcher) = self.watcher.take() {
-            watcher.wake();
-        }
-    }
-
-    fn wake_reader(&self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
-    /// Breaks the body off, and lets go of what it comes from.
-    pub(super) fn stop(&self) {
-        if self.open.get() {
-            self.stopped.set(true);
-            self.wake_reader();
-        }
-    }
-
-    /// The upstream has taken something, or the client has sent something for it.
-    pub(super) fn advance(&self) {
-        self.advanced.set(Instant::now());
-    }
-
-    pub(super) fn advanced(&self) -> Instant {
-        self.advanced.get()
     }
 }
 

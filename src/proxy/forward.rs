@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::body::{Body, FromServer, RequestBody, Silence};
 use super::error::{Error, TlsFailure};
 use super::headers::Asked;
-use super::upstream::{Lease, ServerAddr, http1};
+use super::upstream::{Lease, Retry, ServerAddr, http1};
 use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
 
 /// How often one request is sent again because a server has not processed it.
@@ -132,6 +132,8 @@ impl Exchange {
                         }
                     },
                 };
+                server.metrics().sent(!is_fresh);
+                let sent_at = Instant::now();
                 let sent = match lease {
                     Lease::Http1(lease) => {
                         let again = if is_fresh { None } else { replay(&request) };
@@ -141,15 +143,20 @@ impl Exchange {
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
                 };
                 match sent {
-                    Sent::Answered(response) => return Ok((response, server.address())),
+                    Sent::Answered(response) => {
+                        server.metrics().answered(response.status(), sent_at);
+                        return Ok((response, server.address()));
+                    }
                     Sent::Unsent(unsent, error) => {
                         (request, last) = (unsent, error);
                         if is_fresh {
                             break;
                         }
+                        server.metrics().retry(Retry::Unsent);
                     }
                     Sent::Lost(again, error) => {
                         tracing::debug!(%error, "a request is sent again on a new connection");
+                        server.metrics().retry(Retry::Lost);
                         (request, may_be_kept) = (again, false);
                     }
                     Sent::Refused(refused, error) => {
@@ -157,6 +164,7 @@ impl Exchange {
                             return Err(error);
                         }
                         retries += 1;
+                        server.metrics().retry(Retry::Refused);
                         tracing::debug!(%error, retries, "a request is sent again");
                         request = refused;
                     }

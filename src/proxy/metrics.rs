@@ -7,6 +7,7 @@ use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::error::Error;
+use super::upstream;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
 use crate::restart::{Histogram, Plan, Shard, Slot};
 
@@ -29,10 +30,10 @@ const METHODS: [Method; 9] = [
 ];
 const OTHER: &str = "other";
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The upper bounds of durations in nanoseconds, from 0.5 ms to a minute.
-const DURATIONS: [u64; 14] = [
+pub(super) const DURATIONS: [u64; 14] = [
     500_000,
     1_000_000,
     2_500_000,
@@ -49,6 +50,11 @@ const DURATIONS: [u64; 14] = [
     60_000_000_000,
 ];
 
+/// The place of a status in [`CLASSES`].
+pub(super) fn class_of(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
+}
+
 /// How a request ends without a whole answer.
 #[derive(Clone, Copy, Debug)]
 enum Unanswered {
@@ -56,21 +62,29 @@ enum Unanswered {
     ClientGone,
     /// The answer could not be finished: the server broke it off.
     BrokenOff,
-    /// The process cut it, at its deadline or when it was told to.
-    Dropped,
+    /// The process cut it, at its deadline or when it was told to, and no answer had begun.
+    DroppedBeforeAnswer,
+    /// The same, in the middle of the answer.
+    DroppedInAnswer,
     /// The process died. Never counted by the process itself.
     Crashed,
 }
 
 impl Unanswered {
-    const ALL: [Unanswered; 4] =
-        [Unanswered::ClientGone, Unanswered::BrokenOff, Unanswered::Dropped, Unanswered::Crashed];
+    const ALL: [Unanswered; 5] = [
+        Unanswered::ClientGone,
+        Unanswered::BrokenOff,
+        Unanswered::DroppedBeforeAnswer,
+        Unanswered::DroppedInAnswer,
+        Unanswered::Crashed,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             Unanswered::ClientGone => "client_gone",
             Unanswered::BrokenOff => "broken_off",
-            Unanswered::Dropped => "dropped",
+            Unanswered::DroppedBeforeAnswer => "dropped_before_answer",
+            Unanswered::DroppedInAnswer => "dropped_in_answer",
             Unanswered::Crashed => "crashed",
         }
     }
@@ -126,6 +140,8 @@ pub const FAMILIES: &[Family] = &[
 pub struct Columns {
     protocols: [ProtocolColumns; PROTOCOLS.len()],
     errors: Vec<(&'static str, Slot)>,
+    /// In the order of the servers in the settings.
+    servers: Vec<upstream::Columns>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,8 +156,9 @@ struct ProtocolColumns {
 }
 
 impl Columns {
-    /// Plans them.
-    pub fn plan(plan: &mut Plan) -> Columns {
+    /// Plans them, with these names for the servers, in the order of [`Config::servers`](super::Config::servers).
+    pub fn plan(plan: &mut Plan, servers: &[String]) -> Columns {
+        let servers = servers.iter().map(|name| upstream::Columns::plan(plan, name)).collect();
         let errors = Error::LABELS
             .iter()
             .map(|label| (*label, plan.counter("request_errors_total", &[("error", label)])))
@@ -166,7 +183,7 @@ impl Columns {
                 response_bytes: plan.counter("response_body_bytes_total", &common),
             }
         });
-        Columns { protocols, errors }
+        Columns { protocols, errors, servers }
     }
 }
 
@@ -189,10 +206,16 @@ impl Metrics {
     #[cfg(test)]
     pub(crate) fn alone() -> (Rc<Self>, crate::restart::Segment) {
         let mut plan = Plan::default();
-        let columns = Columns::plan(&mut plan);
+        let columns = Columns::plan(&mut plan, &vec!["test".to_owned(); 8]);
         let segment = crate::restart::Segment::alone(&plan);
         let shard = segment.seat(0).take();
         (Metrics::new(columns, shard), segment)
+    }
+
+    /// Where this worker counts what it has to do with the server at this place in the settings.
+    pub(super) fn of_server(&self, place: usize) -> Rc<upstream::Metrics> {
+        let columns = self.columns.servers[place].clone();
+        upstream::Metrics::new(columns, self.shard.clone())
     }
 
     /// What is not answered by now never will be.
@@ -220,7 +243,15 @@ impl Metrics {
         let method = METHODS.iter().position(|known| known == method).unwrap_or(METHODS.len());
         self.shard.add(self.columns.protocols[protocol].began, 1);
         let (metrics, since) = (self.clone(), Instant::now());
-        Flight { metrics, protocol, method, since, end: Unanswered::ClientGone, ended: false }
+        Flight {
+            metrics,
+            protocol,
+            method,
+            since,
+            answering: false,
+            end: Unanswered::ClientGone,
+            ended: false,
+        }
     }
 }
 
@@ -231,6 +262,7 @@ pub(super) struct Flight {
     protocol: usize,
     method: usize,
     since: Instant,
+    answering: bool,
     end: Unanswered,
     ended: bool,
 }
@@ -245,6 +277,11 @@ impl Flight {
         self.metrics.shard.add(self.columns().response_bytes, bytes as u64);
     }
 
+    /// The answer begins.
+    pub(super) fn answers(&mut self) {
+        self.answering = true;
+    }
+
     /// The rest of the answer is not to be had.
     pub(super) fn break_off(&mut self) {
         self.end = Unanswered::BrokenOff;
@@ -253,8 +290,7 @@ impl Flight {
     /// It has been answered in full.
     pub(super) fn answered(&mut self, status: StatusCode) {
         if !std::mem::replace(&mut self.ended, true) {
-            let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-            self.finish(self.columns().answered[self.method][class]);
+            self.finish(self.columns().answered[self.method][class_of(status)]);
         }
     }
 
@@ -268,7 +304,11 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.ended {
-            let end = if self.metrics.cutting.get() { Unanswered::Dropped } else { self.end };
+            let end = match (self.metrics.cutting.get(), self.answering) {
+                (false, _) => self.end,
+                (true, false) => Unanswered::DroppedBeforeAnswer,
+                (true, true) => Unanswered::DroppedInAnswer,
+            };
             self.finish(self.columns().unanswered[end as usize]);
         }
     }

@@ -10,6 +10,7 @@
 mod connect;
 pub(super) mod http1;
 pub(super) mod http2;
+mod metrics;
 mod stream;
 
 use std::cell::Cell;
@@ -29,6 +30,8 @@ use tokio::time::interval;
 use super::error::Error;
 use super::proxy_header::{Ends, ProxyVersion};
 use connect::{Connector, Spoken};
+pub use metrics::FAMILIES;
+pub(super) use metrics::{Columns, Metrics, Retry};
 pub(super) use stream::Wire;
 
 /// Where a server is. Cheap to clone.
@@ -146,12 +149,12 @@ pub(super) enum Lease {
 
 impl Server {
     /// Must run within a `LocalSet`, on which the sweep of idle connections then lives as long as the server.
-    pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig) -> Rc<Self> {
+    pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig, metrics: Rc<Metrics>) -> Rc<Self> {
         if config.idle_timeout.is_zero() {
             config.max_idle = 0;
         }
         let config = Rc::new(config);
-        let connector = Rc::new(Connector::new(address, &config));
+        let connector = Rc::new(Connector::new(address, &config, metrics));
         let expected = match config.protocol {
             Protocol::Http1 => Spoken::Http1,
             Protocol::Alpn if config.tls.is_none() => Spoken::Http1,
@@ -172,6 +175,10 @@ impl Server {
 
     pub(super) fn address(&self) -> &ServerAddr {
         self.connector.address()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.connector.metrics()
     }
 
     /// A connection that was alive when this thread last looked, and that has room for a request. One that may

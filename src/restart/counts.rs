@@ -86,6 +86,30 @@ impl End {
     }
 }
 
+/// Why a process that drains cuts what is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Another generation has taken over, and the drain deadline has come.
+    Upgrade,
+    /// It was rolled back, and the drain deadline has come.
+    Rollback,
+    /// It was told to stop: at the drain deadline, or at once.
+    #[default]
+    Stop,
+}
+
+impl Cause {
+    const ALL: [Cause; 3] = [Cause::Upgrade, Cause::Rollback, Cause::Stop];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Cause::Upgrade => "upgrade",
+            Cause::Rollback => "rollback",
+            Cause::Stop => "stop",
+        }
+    }
+}
+
 /// The series of a process's connections, and where they are.
 #[derive(Debug)]
 pub struct Counts {
@@ -99,13 +123,15 @@ pub(crate) struct Columns {
     kinds: Kinds,
     per_kind: Vec<KindColumns>,
     accept_errors: Slot,
+    accept_pauses: Slot,
 }
 
 #[derive(Debug)]
 struct KindColumns {
     began: Slot,
     active: Slot,
-    ends: [Slot; End::ALL.len()],
+    /// By cause; of an end that is not a drop all three are the same.
+    ends: [[Slot; Cause::ALL.len()]; End::ALL.len()],
 }
 
 /// What the counters of one kind say at a moment.
@@ -128,14 +154,24 @@ impl Columns {
         let mut of_kind = |kind: &&str| {
             let began = plan.counter("connections_total", &[("kind", kind)]);
             let ends = End::ALL.map(|end| {
-                plan.end("connections_ended_total", &[("kind", kind), ("end", end.as_str())], began)
+                Cause::ALL.map(|cause| {
+                    let is_drop = matches!(end, End::DroppedInFlight | End::DroppedIdle);
+                    let cause = if is_drop { cause.as_str() } else { "" };
+                    let labels = [("kind", *kind), ("end", end.as_str()), ("cause", cause)];
+                    plan.end("connections_ended_total", &labels, began)
+                })
             });
-            plan.lost(began, ends[End::Crashed as usize]);
+            plan.lost(began, ends[End::Crashed as usize][0]);
             let active = plan.gauge("connections_active", &[("kind", kind)]);
             KindColumns { began, active, ends }
         };
         let per_kind = kinds.iter().map(&mut of_kind).collect();
-        Columns { kinds, per_kind, accept_errors: plan.counter("accept_errors_total", &[]) }
+        Columns {
+            kinds,
+            per_kind,
+            accept_errors: plan.counter("accept_errors_total", &[]),
+            accept_pauses: plan.counter("accept_pauses_total", &[]),
+        }
     }
 }
 
@@ -173,9 +209,13 @@ impl Counts {
         let value = |slot: Slot| self.segment.at(slot);
         let of_kind = |(columns, kind): (&KindColumns, &&str)| {
             // The ends first: what ends while this looks must not seem to have ended before it began.
-            let ends = End::ALL.map(|end| (end, value(columns.ends[end as usize])));
+            let ends = End::ALL.map(|end| {
+                let mut slots = columns.ends[end as usize].to_vec();
+                slots.dedup();
+                (end, slots.into_iter().map(value).sum())
+            });
             let began = value(columns.began);
-            let ended: u64 = ends.iter().map(|(_, count)| count).sum();
+            let ended: u64 = ends.iter().map(|(_, count): &(End, u64)| count).sum();
             KindStatus {
                 kind: (*kind).to_owned(),
                 began,
@@ -198,10 +238,10 @@ impl Counts {
         self.activated(shard, kind, i64::from(active));
     }
 
-    pub(super) fn ended(&self, shard: &Shard, kind: Kind, active: bool, end: End) {
+    pub(super) fn ended(&self, shard: &Shard, kind: Kind, active: bool, end: End, cause: Cause) {
         let Some(columns) = self.columns(kind) else { return };
         self.activated(shard, kind, -i64::from(active));
-        shard.add(columns.ends[end as usize], 1);
+        shard.add(columns.ends[end as usize][cause as usize], 1);
     }
 
     pub(super) fn activated(&self, shard: &Shard, kind: Kind, by: i64) {
@@ -216,6 +256,10 @@ impl Counts {
     pub(super) fn accept_failed(&self, shard: &Shard) -> u64 {
         shard.add(self.columns.accept_errors, 1);
         self.accept_errors()
+    }
+
+    pub(super) fn accept_paused(&self, shard: &Shard) {
+        shard.add(self.columns.accept_pauses, 1);
     }
 
     fn columns(&self, kind: Kind) -> Option<&KindColumns> {

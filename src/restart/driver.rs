@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 mod actions;
 mod answers;
@@ -74,6 +75,8 @@ pub struct Driver {
     generation: u32,
     /// The generation that made this process; `None` for the first.
     parent: Option<u32>,
+    /// The generation that has taken over from this process.
+    successor: Option<u32>,
     started: SystemTime,
     /// The highest generation that ever served, so that no number means two processes.
     last_generation: u32,
@@ -130,6 +133,11 @@ struct Signals {
     interrupt: Signal,
 }
 
+/// See [`Driver::span`].
+pub(crate) fn upgrade_span(to: u32) -> Span {
+    tracing::info_span!("upgrade", to)
+}
+
 /// Who waits for an answer to what is being handled.
 enum Asker {
     Nobody,
@@ -180,7 +188,9 @@ impl Driver {
         let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
         let members = (0..threads).map(member).collect();
         let ledger = Ledger::new(segment);
-        let mut unsettled = Change { added: vec![counts.segment().clone()], removed: Vec::new() };
+        // Where there is a parent, that has the service manager keep this one.
+        let own = parent.is_none().then(|| counts.segment().clone());
+        let mut unsettled = Change { added: own.into_iter().collect(), removed: Vec::new() };
         for segment in segments {
             unsettled.extend(ledger.adopt(segment));
         }
@@ -201,6 +211,7 @@ impl Driver {
             program,
             generation,
             parent: maker,
+            successor: None,
             started,
             last_generation: generation,
             state: State::new(rules),
@@ -272,12 +283,14 @@ impl Driver {
         for (listener, address) in self.listeners.close_unclaimed() {
             tracing::info!(%listener, %address, "an inherited socket is not configured and was closed");
         }
+        let span = self.span().entered();
         self.on(Event::Started { has_parent: self.predecessor.is_some() }, Asker::Nobody);
+        drop(span);
         while self.state.phase() != Phase::Gone {
             let happening = self.next().await;
             self.handle(happening);
         }
-        self.finish();
+        self.span().in_scope(|| self.finish());
         // It ends with the process: whoever sees its end takes what is counted here for the last word.
         std::mem::forget(self.superior.take());
         self.outcome
@@ -319,7 +332,28 @@ impl Driver {
         }
     }
 
+    /// What every line of the log is said in that belongs to an upgrade, in both processes: which generation it is to
+    /// make, or has made.
+    pub fn span(&self) -> Span {
+        let to = match (&self.child, self.state.phase()) {
+            (Some(child), _) => Some(child.generation),
+            (None, Phase::Starting | Phase::Candidate | Phase::RolledBack) => {
+                self.parent.map(|_| self.generation)
+            }
+            (None, Phase::Draining | Phase::Cut | Phase::Gone) => self.successor,
+            (None, _) => None,
+        };
+        to.map_or_else(Span::none, upgrade_span)
+    }
+
     fn handle(&mut self, happening: Happening) {
+        let _span = match happening {
+            Happening::Upgrade | Happening::Command(Command::Upgrade(_)) if self.child.is_none() => {
+                upgrade_span(self.last_generation + 1)
+            }
+            _ => self.span(),
+        }
+        .entered();
         let asked = matches!(happening, Happening::Command(_) | Happening::Upgrade | Happening::Stop(_));
         // A signal may overtake what the child said before it was sent: any thread's runtime brings signals, and
         // only this one's looks at the channel. To stop without knowing that the child owns makes two owners.
@@ -396,7 +430,7 @@ impl Driver {
     }
 
     /// Leaves nothing behind that nobody else needs.
-    fn finish(&mut self) {
+    fn finish(&self) {
         let view = self.view.borrow().clone();
         // The owner answered on these to the end; the others were removed when they were closed.
         self.listeners

@@ -24,6 +24,9 @@ pub(crate) const MAX_FDS: RawFd = 4096;
 /// The beginning of the names of descriptors that stand for counters; a descriptor store wants to tell them apart.
 pub(crate) const SEGMENT: &str = "exuvia-segment";
 
+/// The most of these that are handed over; there are two more than generations that are alive.
+pub(crate) const MAX_SEGMENTS: usize = 128;
+
 /// What was passed to this process.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {

@@ -122,11 +122,9 @@ impl Books {
                 totals.add(entries, entry, segment.value(place));
             }
             if *dead {
-                for (place, link) in entries.iter().enumerate().filter_map(|(place, entry)| {
-                    entry.link.filter(|_| entry.kind == Kind::Counter).map(|link| (place, link))
-                }) {
-                    if let Ok(lost @ 1..) = u64::try_from(segment.open(place)) {
-                        totals.add(entries, &entries[link], lost);
+                for (entry, lost) in entries.iter().zip(segment.open()) {
+                    if let (Some(end), Ok(lost @ 1..)) = (entry.link, u64::try_from(lost)) {
+                        totals.add(entries, &entries[end], lost);
                     }
                 }
             }

@@ -19,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::accept::{Audience, Listener};
 use super::address::ListenAddr;
 use super::error::Error;
-use super::inherit::{HANDOFF, MAX_FDS};
+use super::inherit::{HANDOFF, MAX_FDS, MAX_SEGMENTS, SEGMENT};
 
 /// How a listener is bound when there is nothing to adopt.
 #[derive(Clone, Debug)]
@@ -89,7 +89,8 @@ impl Listeners {
             return Err(Error::DuplicateListener(name.to_owned()));
         }
         let is_printable = |byte: u8| byte != b':' && (b' '..=b'~').contains(&byte);
-        if name == HANDOFF || !(1..=255).contains(&name.len()) || !name.bytes().all(is_printable) {
+        let is_ours = name == HANDOFF || name.starts_with(SEGMENT);
+        if is_ours || !(1..=255).contains(&name.len()) || !name.bytes().all(is_printable) {
             return Err(Error::ListenerName(name.to_owned()));
         }
         let group = match self.adopt(name, wanted, options)? {
@@ -157,13 +158,15 @@ impl Listeners {
         /// execve(2) takes no variable that is longer (`MAX_ARG_STRLEN`, 32 pages).
         const MAX_VARIABLE: usize = 128 * 1024;
         let groups = self.groups.iter().map(|group| (&*group.name, group.sockets.len()));
-        let (mut sockets, mut bytes) = (0, "LISTEN_FDNAMES=".len() + HANDOFF.len() + 1);
+        // Beside the channel and the counters.
+        let others = 1 + MAX_SEGMENTS;
+        let (mut sockets, mut bytes) =
+            (0, "LISTEN_FDNAMES=".len() + HANDOFF.len() + 1 + MAX_SEGMENTS * (SEGMENT.len() + 1));
         for (name, count) in groups.chain([(name, more)]) {
             sockets += count;
             bytes += count * (name.len() + 1);
         }
-        // Beside the channel.
-        if sockets < usize::try_from(MAX_FDS).unwrap_or(0) && bytes <= MAX_VARIABLE {
+        if sockets + others <= usize::try_from(MAX_FDS).unwrap_or(0) && bytes <= MAX_VARIABLE {
             return Ok(());
         }
         Err(Error::TooManySockets { name: name.to_owned(), sockets })
@@ -336,7 +339,7 @@ mod tests {
     /// It served, and then each upgrade failed: the new process could not tell the names apart.
     #[test]
     fn a_name_that_cannot_be_handed_on_is_refused() {
-        for name in ["", "a:b", "a\nb", "ä", HANDOFF, &"x".repeat(256)] {
+        for name in ["", "a:b", "a\nb", "ä", HANDOFF, "exuvia-segment-1", &"x".repeat(256)] {
             assert!(matches!(open(name, 1), Err(Error::ListenerName(_))), "{name:?}");
         }
         assert!(open("web-1.a_b", 1).is_ok());

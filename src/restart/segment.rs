@@ -251,14 +251,23 @@ impl Segment {
         (0..shards).filter_map(in_shard).fold(0, |sum, word| sum.wrapping_add(word.load(Relaxed)))
     }
 
-    /// What began, is counted in the entry at `place`, and has not ended.
-    pub fn open(&self, place: usize) -> i64 {
-        let is_end = |entry: &Entry| entry.kind == Kind::End && entry.link == Some(place);
-        let entries = self.table().entries.iter().enumerate();
-        let ended = entries.filter(|(_, entry)| is_end(entry)).map(|(place, _)| self.value(place));
+    /// By place in the table: of what began and is counted there, how much has not ended; 0 for entries that count
+    /// something else.
+    pub fn open(&self) -> Vec<i64> {
+        let entries = &self.table().entries;
+        let mut open = vec![0_i64; entries.len()];
         // The ends first: what ends while this looks must not seem to have ended before it began.
-        let ended = ended.fold(0, u64::wrapping_add);
-        self.value(place).wrapping_sub(ended).cast_signed()
+        for (place, entry) in entries.iter().enumerate() {
+            if let (Kind::End, Some(began)) = (entry.kind, entry.link) {
+                open[began] = open[began].wrapping_sub(self.value(place).cast_signed());
+            }
+        }
+        for (place, entry) in entries.iter().enumerate() {
+            if let (Kind::Counter, Some(_)) = (entry.kind, entry.link) {
+                open[place] = open[place].wrapping_add(self.value(place).cast_signed());
+            }
+        }
+        open
     }
 
     /// The value of a series of this process's own segment.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Error;
 use super::handoff::{Channel, End, Message, Packet};
-use super::inherit::{HANDOFF, SEGMENT};
+use super::inherit::{HANDOFF, MAX_SEGMENTS, SEGMENT};
 use super::invocation::{Invocation, c_string};
 use super::ledger::Books;
 use super::listeners::Group;
@@ -88,7 +88,7 @@ pub(crate) fn spawn(
         let named =
             groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (&*group.name, socket.as_fd())));
         let (mut names, mut fds): (Vec<&str>, Vec<BorrowedFd<'_>>) = named.unzip();
-        for segment in segments.descriptors() {
+        for segment in segments.descriptors().take(MAX_SEGMENTS) {
             names.push(SEGMENT);
             fds.push(segment);
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::counts::Kinds;
-use super::driver::{Driver, Handle};
+use tracing::Span;
+
+use super::driver::{Driver, Handle, upgrade_span};
 use super::error::Error;
 use super::handoff::{End, Introduction, Message, Offer};
 use super::history::History;
@@ -142,6 +144,11 @@ impl Startup {
     /// Whether an upgrade made this process.
     pub fn is_upgrade(&self) -> bool {
         self.parent.is_some()
+    }
+
+    /// What is said in the log before there is a driver, see [`Driver::span`].
+    pub fn span(&self) -> Span {
+        self.parent.as_ref().map_or_else(Span::none, |_| upgrade_span(self.generation))
     }
 
     /// What the generation before has packed for this one; see [`Driver::pack`].

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::counts::{Counts, End, Kind};
+use super::counts::{Cause, Counts, End, Kind};
 use super::segment::Shard;
 use super::state::Phase;
 use super::view::{Drain, View};
@@ -87,6 +87,9 @@ impl Tracker {
 
     /// Waits until fewer than `limit` connections are open.
     pub(crate) async fn has_room(&self, limit: usize) {
+        if self.open() >= limit {
+            self.0.counts.accept_paused(&self.0.shard);
+        }
         while self.open() >= limit {
             self.0.room.notified().await;
         }
@@ -172,7 +175,7 @@ impl Guard {
             return;
         }
         let (counts, shard) = (&self.tracker.counts, &self.tracker.shard);
-        counts.ended(shard, before, entry.active, End::Switched);
+        counts.ended(shard, before, entry.active, End::Switched, self.tracker.cause());
         counts.began(shard, kind, entry.active);
     }
 
@@ -198,9 +201,13 @@ impl Drop for Guard {
 }
 
 impl Inner {
+    fn cause(&self) -> Cause {
+        self.view.borrow().cause
+    }
+
     fn end(&self, key: usize, end: End) {
         let Some(entry) = self.entries.borrow_mut().try_remove(key) else { return };
-        self.counts.ended(&self.shard, entry.kind, entry.active, end);
+        self.counts.ended(&self.shard, entry.kind, entry.active, end, self.cause());
         self.room.notify_waiters();
         if self.entries.borrow().is_empty()
             && let Some(waker) = self.empty.take()

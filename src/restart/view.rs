@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::counts::Cause;
 use super::state::Phase;
 
 /// What every accept loop and every connection must know of an upgrade: the phase, and the times that
@@ -21,6 +22,8 @@ pub struct View {
     /// The names of the listeners that nobody will serve after this process: their accept queues are
     /// emptied before they are closed, where every other is just closed, because another generation holds it.
     pub leaving: Arc<Vec<String>>,
+    /// Why what does not finish is cut.
+    pub(crate) cause: Cause,
 }
 
 /// When a drain began and what it allows.
@@ -51,7 +54,13 @@ pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
 
 impl View {
     pub(crate) fn starting() -> Self {
-        View { phase: Phase::Starting, sequence: 0, drain: None, leaving: Arc::default() }
+        View {
+            phase: Phase::Starting,
+            sequence: 0,
+            drain: None,
+            leaving: Arc::default(),
+            cause: Cause::default(),
+        }
     }
 
     pub(crate) fn is_leaving(&self, listener: &str) -> bool {

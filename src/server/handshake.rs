@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use super::metrics::HandshakeFailure;
 use super::{Downstream, ListenerConfig, Server, close};
 use crate::proxy::ClientCertificate;
 use crate::restart::{End, Guard};
@@ -68,6 +69,7 @@ impl Server {
         };
         let stream = self.await_handshake(stream, deadline).await?;
 
+        let since = Instant::now();
         guard.set_active(true);
         let accept = TlsAcceptor::from(tls.config.clone()).accept(Records::new(stream)).into_fallible();
         let accepted = timeout_at(deadline, accept).await;
@@ -77,14 +79,24 @@ impl Server {
             Ok(Err((error, records))) => {
                 tracing::debug!(%error, "a TLS handshake failed");
                 return Err(match end_of(&error) {
-                    // It has been told by an alert, which must arrive.
-                    End::ProtocolError => self.close(records.into_inner(), End::ProtocolError).await,
-                    end => end,
+                    End::ProtocolError => {
+                        self.metrics.not_shaken(HandshakeFailure::Protocol);
+                        // It has been told by an alert, which must arrive.
+                        self.close(records.into_inner(), End::ProtocolError).await
+                    }
+                    end => {
+                        self.metrics.not_shaken(HandshakeFailure::Client);
+                        end
+                    }
                 });
             }
-            Err(_) => return Err(End::TimedOut),
+            Err(_) => {
+                self.metrics.not_shaken(HandshakeFailure::Timeout);
+                return Err(End::TimedOut);
+            }
         };
         let session = stream.get_ref().1;
+        self.metrics.shaken(session, since);
         tracing::debug!(
             version = ?session.protocol_version(),
             kind = ?session.handshake_kind(),
@@ -108,7 +120,10 @@ impl Server {
             Ok(Ok(0)) => return Err(End::ClosedByPeer),
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Err(End::PeerAborted),
-            Err(_) => return Err(End::TimedOut),
+            Err(_) => {
+                self.metrics.not_shaken(HandshakeFailure::Timeout);
+                return Err(End::TimedOut);
+            }
         }
         match first[0] {
             HANDSHAKE_RECORD => {
@@ -116,8 +131,14 @@ impl Server {
                 Ok(stream)
             }
             // The method of a request.
-            b'A'..=b'Z' => Err(self.close_with(stream, close::NOT_TLS, End::ProtocolError).await),
-            _ => Err(self.close(stream, End::ProtocolError).await),
+            b'A'..=b'Z' => {
+                self.metrics.not_shaken(HandshakeFailure::NotTls);
+                Err(self.close_with(stream, close::NOT_TLS, End::ProtocolError).await)
+            }
+            _ => {
+                self.metrics.not_shaken(HandshakeFailure::NotTls);
+                Err(self.close(stream, End::ProtocolError).await)
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use tokio::time::Instant;
 
-use super::{Downstream, HTTP2, Server};
+use super::{Downstream, HTTP2, Refused, Server};
 use crate::proxy;
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
@@ -123,6 +123,7 @@ impl Server {
                     clock: self.clock.clone(),
                     stall_timeout: self.config.stall_timeout,
                     tunnel_timeout: self.config.tunnel_timeout,
+                    metrics: self.metrics.clone(),
                     websockets: self.proxy.may_upgrade(websocket::NAME),
                     max_headers: self.config.max_headers,
                 };
@@ -136,6 +137,9 @@ impl Server {
         guard.set_active(false);
         // Streams hold on to their connection's notes until their tasks have gone.
         let Some(stream) = link.stream.borrow_mut().take() else { return End::Lost };
+        if let Ended::Over(End::Refused) | Ended::Cut(End::Refused) = ended {
+            self.metrics.refused(Refused::Http2Flood);
+        }
         match ended {
             Ended::Over(end @ (End::ClosedByPeer | End::PeerAborted)) => end,
             Ended::Over(end) => self.close_with(stream, words, end).await,

@@ -6,6 +6,7 @@ mod failures;
 mod greeting;
 mod http2;
 mod interim;
+mod metrics;
 mod requests;
 mod reuse;
 mod timeouts;
@@ -25,9 +26,9 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Server};
+use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Metrics, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Stream, Tracker, View};
+use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Plan, Stream, Tracker, View};
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
@@ -59,13 +60,19 @@ impl Setup {
     }
 
     async fn start(self) -> Edge {
-        let counts = Counts::alone(KINDS, 1);
-        let tracker = Tracker::new(counts.clone(), counts.seat(0).take());
+        let mut plan = Plan::default();
+        let servers: Vec<String> = self.proxy.servers.iter().map(ServerAddr::to_string).collect();
+        let (in_proxy, in_server) =
+            (proxy::Columns::plan(&mut plan, &servers), super::Columns::plan(&mut plan));
+        let counts = Counts::beside(plan, KINDS, 1);
+        let shard = counts.seat(0).take();
+        let tracker = Tracker::new(counts.clone(), shard.clone());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let edge = Edge { address, tracker: tracker.clone(), counts };
         edge.set_phase(Phase::Serving, None);
-        let server = Rc::new(Server::new(self.server, Proxy::new(&self.proxy, proxy::Metrics::alone().0)));
+        let proxy = Proxy::new(&self.proxy, proxy::Metrics::new(in_proxy, shard.clone()));
+        let server = Rc::new(Server::new(self.server, proxy, Metrics::new(in_server, shard)));
         spawn_local(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();

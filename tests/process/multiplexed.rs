@@ -15,6 +15,7 @@ use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::harness::{PATIENCE, eventually};
+use super::traffic::Made;
 
 /// Connections on threads of their own, each with several streams at once.
 pub struct Multiplexed {
@@ -26,6 +27,7 @@ pub struct Multiplexed {
 struct Shared {
     stop: AtomicBool,
     answered: AtomicU64,
+    connections: AtomicU64,
     highest: AtomicU64,
 }
 
@@ -67,13 +69,27 @@ impl Multiplexed {
 
     /// Ends it: nothing may have failed.
     #[track_caller]
-    pub fn finish(self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<String> =
-            self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        let answered = self.shared.answered.load(Ordering::Relaxed);
-        assert!(failures.is_empty(), "{} failures beside {answered} answers: {failures:#?}", failures.len());
+    pub fn finish(self) -> Made {
+        let (made, failures) = self.end();
+        let Made { answered, connections } = made;
+        assert!(
+            failures.is_empty(),
+            "{} failures beside {answered} answers on {connections} connections: {failures:#?}",
+            failures.len()
+        );
         assert!(answered > 0, "no request was made");
+        made
+    }
+
+    /// Ends it, and tells what has failed.
+    pub fn end(self) -> (Made, Vec<String>) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let failures = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (
+            Made { answered: count(&self.shared.answered), connections: count(&self.shared.connections) },
+            failures,
+        )
     }
 }
 
@@ -88,8 +104,15 @@ impl Shared {
                     continue;
                 }
             };
+            self.connections.fetch_add(1, Ordering::Relaxed);
             stream.set_nodelay(true).unwrap();
-            let (send, connection) = h2::client::handshake(stream).await.unwrap();
+            let (send, connection) = match h2::client::handshake(stream).await {
+                Ok(both) => both,
+                Err(error) => {
+                    failures.push(format!("handshake: {error}"));
+                    continue;
+                }
+            };
             let connection = spawn_local(connection);
             let mut tasks = JoinSet::new();
             for n in 0..streams {

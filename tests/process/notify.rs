@@ -1,10 +1,14 @@
 //! What a service manager hears, word for word, without one in between (sd_notify(3)).
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -41,16 +45,42 @@ impl Manager {
         Manager { folder, socket, main, _first: first }
     }
 
-    /// The next datagram, as its assignments.
+    /// The next datagram, as its assignments, with what its descriptor is, if it brings one, as `(fd)`.
     #[track_caller]
     fn hears(&self) -> BTreeMap<String, String> {
         let mut bytes = [0; 4096];
-        let count = self.socket.recv(&mut bytes).expect("nothing is said");
+        let mut control = nix::cmsg_space!([RawFd; 4]);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags);
+        let received = received.expect("nothing is said");
+        let mut stored = Vec::new();
+        for message in received.cmsgs().unwrap() {
+            let ControlMessageOwned::ScmRights(fds) = message else { panic!("{message:?}") };
+            // They stay open until the test ends.
+            stored.extend(fds.iter().map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap()));
+        }
+        let count = received.bytes;
         let text = std::str::from_utf8(&bytes[..count]).unwrap();
-        text.lines()
+        let mut heard: BTreeMap<String, String> = text
+            .lines()
             .map(|line| line.split_once('=').unwrap_or_else(|| panic!("not an assignment: {line:?}")))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+            .collect();
+        if let [stored] = &stored[..] {
+            heard.insert("(fd)".into(), stored.display().to_string());
+        }
+        heard
+    }
+
+    /// The manager is asked to keep counters; under which name.
+    #[track_caller]
+    fn is_asked_to_store(&self) -> String {
+        let heard = self.hears();
+        assert_eq!(heard["FDSTORE"], "1", "{heard:?}");
+        assert!(heard["(fd)"].starts_with("/memfd:exuvia-segment"), "{heard:?}");
+        assert!(heard["FDNAME"].starts_with("exuvia-segment-"), "{heard:?}");
+        heard["FDNAME"].clone()
     }
 }
 
@@ -71,6 +101,8 @@ fn every_word_comes_when_and_as_the_protocol_has_it() {
     assert_eq!(ready["READY"], "1", "{ready:?}");
     assert!(!ready.contains_key("MAINPID"), "the manager knows whom it has started: {ready:?}");
 
+    let first_counters = manager.is_asked_to_store();
+
     // An upgrade that fails: the manager is told that it has ended, and why.
     kill(manager.main, Signal::SIGHUP).unwrap();
     let reloading = manager.hears();
@@ -84,10 +116,20 @@ fn every_word_comes_when_and_as_the_protocol_has_it() {
     std::os::unix::fs::symlink(EXUVIA, manager.folder.path().join("next")).unwrap();
     kill(manager.main, Signal::SIGHUP).unwrap();
     assert_eq!(manager.hears()["RELOADING"], "1");
+    let next_counters = manager.is_asked_to_store();
     let passed = manager.hears();
     assert_eq!(passed["READY"], "1", "{passed:?}");
     let first = std::mem::replace(&mut manager.main, Pid::from_raw(passed["MAINPID"].parse().unwrap()));
     assert_eq!(waitpid(first, None).unwrap(), WaitStatus::Exited(first, 0));
+    // What the first has counted is in a sum now, which takes its place.
+    let sum = manager.is_asked_to_store();
+    assert!(![&first_counters, &next_counters].contains(&&sum));
+    let forgotten = manager.hears();
+    assert_eq!(
+        (&*forgotten["FDSTOREREMOVE"], &*forgotten["FDNAME"]),
+        ("1", &*first_counters),
+        "{forgotten:?}"
+    );
 
     kill(manager.main, Signal::SIGTERM).unwrap();
     let stopping = manager.hears();

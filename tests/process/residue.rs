@@ -52,6 +52,8 @@ fn every_generation_holds_the_same_descriptors() {
         assert_eq!(later["anon_inode:[eventpoll]"], seen[1]["anon_inode:[eventpoll]"]);
         assert_eq!(later.get("anon_inode:[pidfd]"), seen[1].get("anon_inode:[pidfd]"), "{seen:#?}");
         assert_eq!(later.get("pipe"), seen[1].get("pipe"), "{seen:#?}");
+        // Its own counters, and the sum of those of all the dead.
+        assert_eq!(later.get("/memfd:exuvia-segment (deleted)"), Some(&2), "{seen:#?}");
     }
     assert_eq!(exuvia.stop(), 0);
 }
@@ -72,10 +74,10 @@ fn a_new_process_is_given_exactly_what_the_list_says() {
         let prefix = format!("{name}=");
         variables.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().to_owned()
     };
-    // The control socket, two sockets of the listener, the channel.
-    assert_eq!(variable("LISTEN_FDS"), "4");
+    // The control socket, two sockets of the listener, the counters, the channel.
+    assert_eq!(variable("LISTEN_FDS"), "5");
     assert_eq!(variable("LISTEN_PID"), text("pid").trim());
-    assert_eq!(variable("LISTEN_FDNAMES"), "exuvia-control:web:web:exuvia-handoff");
+    assert_eq!(variable("LISTEN_FDNAMES"), "exuvia-control:web:web:exuvia-segment:exuvia-handoff");
     let fds = text("fds");
     let numbers: Vec<u32> = fds
         .lines()
@@ -83,7 +85,7 @@ fn a_new_process_is_given_exactly_what_the_list_says() {
         .filter(|fd| *fd < 10)
         .collect();
     // A shell that reads a script keeps that open at 10 or above.
-    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6], "{fds}");
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7], "{fds}");
     assert_eq!(exuvia.stop(), 0);
 }
 

@@ -259,6 +259,7 @@ pub struct Traffic {
 struct Shared {
     stop: AtomicBool,
     answered: AtomicU64,
+    connections: AtomicU64,
     highest: AtomicU64,
 }
 
@@ -306,14 +307,37 @@ impl Traffic {
 
     /// Ends it: nothing may have failed.
     #[track_caller]
-    pub fn finish(self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        let failures: Vec<String> =
-            self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        let answered = self.shared.answered.load(Ordering::Relaxed);
-        assert!(failures.is_empty(), "{} failures beside {answered} answers: {failures:#?}", failures.len());
+    pub fn finish(self) -> Made {
+        let (made, failures) = self.end();
+        let Made { answered, connections } = made;
+        assert!(
+            failures.is_empty(),
+            "{} failures beside {answered} answers on {connections} connections: {failures:#?}",
+            failures.len()
+        );
         assert!(answered > 0, "no request was made");
+        made
     }
+
+    /// Ends it, and tells what has failed.
+    pub fn end(self) -> (Made, Vec<String>) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let failures = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (
+            Made { answered: count(&self.shared.answered), connections: count(&self.shared.connections) },
+            failures,
+        )
+    }
+}
+
+/// How much clients have done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Made {
+    /// Requests that were answered, each in full.
+    pub answered: u64,
+    /// Connections that were made.
+    pub connections: u64,
 }
 
 impl Shared {
@@ -322,7 +346,9 @@ impl Shared {
         let mut kept: Option<Client> = None;
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 10 {
             let fresh = kept.is_none();
-            let result = kept.take().map_or_else(|| Client::to(target), Ok).and_then(|mut client| {
+            let connect =
+                || Client::to(target).inspect(|_| _ = self.connections.fetch_add(1, Ordering::Relaxed));
+            let result = kept.take().map_or_else(connect, Ok).and_then(|mut client| {
                 let response = client.get("/bytes?n=1000")?;
                 Ok((client, response))
             });

@@ -2,7 +2,7 @@
 
 use super::QUICK;
 use super::harness::eventually;
-use super::manager::{Setup, skipped, version};
+use super::manager::{Manager, Setup, skipped, version};
 use super::traffic::{Client, Traffic, get};
 
 const RELOAD: &str = "ExecReload=/usr/local/bin/exuvia upgrade --control /run/exuvia/control.sock\n";
@@ -129,12 +129,17 @@ fn a_reload_by_a_signal_is_an_upgrade_too() {
     }
 }
 
+/// With an admin listener.
+const OBSERVED: &str = "[admin]\naddress = \"127.0.0.1:0\"\n[restart]\nprobation = \"0s\"\n";
+
 /// At once, whatever an older generation has still to do.
 fn comes_back_from_a_crash(setup: Setup) {
     let systemd = setup.boot();
     systemd.must(&["start", "exuvia.service"]);
     let mut client = Client::connect(systemd.setup.address).unwrap();
     assert_eq!(client.get("/").unwrap().generation(), 1);
+    let answered = r#"exuvia_requests_ended_total{route="default",protocol="http1",method="GET",status="2xx",end="answered"}"#;
+    assert_eq!(metric(&systemd, answered), 1.0);
     client.ask("/slow?ms=60000").unwrap();
     systemd.must(&["reload", "exuvia.service"]);
     let pid = systemd.main_pid();
@@ -147,18 +152,69 @@ fn comes_back_from_a_crash(setup: Setup) {
     assert!(client.response().is_err(), "systemd has ended what was left");
     assert_eq!(systemd.property("exuvia.service", "NRestarts"), "1");
     assert_eq!(get(systemd.setup.address, "/").unwrap().generation(), 1);
+    // What both processes had counted goes on; what they had open was lost, and is counted as that.
+    assert_eq!(metric(&systemd, answered), 2.0);
+    assert_eq!(lost(&systemd), [1.0, 1.0]);
+    assert_eq!(metric(&systemd, r#"exuvia_upgrades_total{result="committed"}"#), 1.0);
     systemd.must(&["reload", "exuvia.service"]);
     assert_eq!(systemd.generation(), 2);
+    // And once more, with what was added up and with a generation that drains.
+    let mut client = Client::connect(systemd.setup.address).unwrap();
+    client.ask("/slow?ms=60000").unwrap();
+    eventually("it is in flight", || {
+        let active = metric(&systemd, r#"exuvia_connections_active{kind="http1"}"#);
+        (active == 1.0).then_some(())
+    });
+    systemd.must(&["reload", "exuvia.service"]);
+    systemd.signal("KILL", systemd.main_pid());
+    eventually("another main process serves", || {
+        (systemd.property("exuvia.service", "NRestarts") == "2"
+            && systemd.status_text() == "generation 1 serves")
+            .then_some(())
+    });
+    assert_eq!(metric(&systemd, answered), 2.0);
+    assert_eq!(lost(&systemd), [2.0, 2.0]);
+    assert_eq!(metric(&systemd, r#"exuvia_upgrades_total{result="committed"}"#), 3.0);
+}
+
+/// Connections and requests that were cut, or that ended with their process: systemd kills what is left, or tells it
+/// to stop first.
+#[track_caller]
+fn lost(systemd: &Manager) -> [f64; 2] {
+    let page = metrics(systemd);
+    ["exuvia_connections_ended_total{", "exuvia_requests_ended_total{"].map(|name| {
+        let is_lost = |line: &&str| {
+            line.starts_with(name) && ["crashed", "dropped"].iter().any(|end| line.contains(end))
+        };
+        page.lines()
+            .filter(is_lost)
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    })
+}
+
+#[track_caller]
+fn metrics(systemd: &Manager) -> String {
+    let admin = systemd.status()["admin"].as_str().unwrap().parse().unwrap();
+    String::from_utf8(get(admin, "/metrics").unwrap().body).unwrap()
+}
+
+/// One value.
+#[track_caller]
+fn metric(systemd: &Manager, name: &str) -> f64 {
+    let page = metrics(systemd);
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
 }
 
 #[test]
 fn a_main_process_that_crashes_is_started_again() {
-    let Some(setup) = Setup::new(QUICK) else { return };
+    let Some(setup) = Setup::new(OBSERVED) else { return };
     comes_back_from_a_crash(setup);
 }
 
 #[test]
 fn a_main_process_that_crashes_is_started_again_with_the_default_kill_mode() {
-    let Some(setup) = Setup::new(QUICK) else { return };
+    let Some(setup) = Setup::new(OBSERVED) else { return };
     comes_back_from_a_crash(setup.with("KillMode=mixed\n", ""));
 }

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::metrics::Metrics;
 use super::stream::Wire;
 use super::{ConnectionConfig, Protocol, ServerAddr};
 use crate::proxy::error::{Error, TlsFailure};
@@ -34,6 +36,7 @@ pub(super) struct Connector {
     protocol: Protocol,
     tls: Option<Tls>,
     proxy_protocol: Option<ProxyVersion>,
+    metrics: Rc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -46,7 +49,7 @@ struct Tls {
 }
 
 impl Connector {
-    pub(super) fn new(address: ServerAddr, config: &ConnectionConfig) -> Self {
+    pub(super) fn new(address: ServerAddr, config: &ConnectionConfig, metrics: Rc<Metrics>) -> Self {
         let protocol = config.protocol;
         let tls = config.tls.as_ref().map(|tls| {
             let offering = |protocols: &[&[u8]]| {
@@ -64,11 +67,15 @@ impl Connector {
                 name: tls.name.clone().or_else(|| name_of(&address)),
             }
         });
-        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol }
+        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol, metrics }
     }
 
     pub(super) fn address(&self) -> &ServerAddr {
         &self.address
+    }
+
+    pub(super) fn metrics(&self) -> &Rc<Metrics> {
+        &self.metrics
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -82,6 +89,7 @@ impl Connector {
         may_tunnel: bool,
         ends: Option<Ends>,
     ) -> Result<(Wire, Spoken), Error> {
+        let begun = Instant::now();
         let unreachable = |cause| Error::Unreachable(self.address.clone(), cause);
         let mut stream = self.address.connect().await.map_err(unreachable)?;
         if let Some(version) = self.proxy_protocol {
@@ -90,7 +98,7 @@ impl Connector {
         }
         let Some(tls) = &self.tls else {
             let spoken = if self.protocol == Protocol::Http2 { Spoken::Http2 } else { Spoken::Http1 };
-            return Ok((Wire::plain(stream), spoken));
+            return Ok((Wire::plain(stream, self.metrics.connected(begun)), spoken));
         };
         let failed = |failure| Error::Tls(self.address.clone(), failure);
         let name = tls.name.clone().ok_or_else(|| failed(TlsFailure::NoName))?;
@@ -105,7 +113,7 @@ impl Connector {
             (Protocol::Http2, _) => return Err(failed(TlsFailure::NoHttp2)),
             _ => Spoken::Http1,
         };
-        Ok((Wire::tls(stream), spoken))
+        Ok((Wire::tls(stream, self.metrics.connected(begun)), spoken))
     }
 
     /// The same, within the time that a connect may take.
@@ -114,10 +122,14 @@ impl Connector {
         config: &ConnectionConfig,
         connecting: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        match timeout(config.connect_timeout, connecting).await {
+        let result = match timeout(config.connect_timeout, connecting).await {
             Ok(result) => result,
             Err(_) => Err(Error::ConnectTimeout(self.address.clone())),
+        };
+        if result.is_err() {
+            self.metrics.not_connected();
         }
+        result
     }
 }
 

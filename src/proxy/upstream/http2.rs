@@ -359,7 +359,8 @@ mod tests {
             ConnectionConfig { protocol: super::super::Protocol::Http2, ..ConnectionConfig::default() };
         let local = LocalSet::new();
         let waiting = local.run_until(async move {
-            let connector = Rc::new(Connector::new(address, &config));
+            let connector =
+                Rc::new(Connector::new(address, &config, super::super::metrics::Metrics::alone()));
             // Nobody there says a word.
             let pool = Pool::new(connector, Rc::new(config));
             for _ in 0..1000 {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Asker, Driver, Upgrade};
 use crate::restart::accept::Audience;
+use crate::restart::counts::Cause;
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
 use crate::restart::history::UnderWay;
@@ -61,6 +62,13 @@ impl Driver {
             (_, Phase::Draining | Phase::Cut) => names(&|_| true),
             _ => Arc::default(),
         };
+        let cause = match (before, phase) {
+            (_, Phase::RolledBack) => Cause::Rollback,
+            (_, Phase::Draining | Phase::Cut) if succeeded => Cause::Upgrade,
+            // It is what it was when the drain began.
+            (Phase::RolledBack | Phase::Draining, _) => self.view.borrow().cause,
+            _ => Cause::Stop,
+        };
         let drain = phase.drains().then(|| {
             let begun = self.view.borrow().drain;
             begun.unwrap_or_else(|| {
@@ -75,7 +83,7 @@ impl Driver {
         self.figures.drains_until(until.unwrap_or(0));
         self.quiet.clear();
         self.view.send_modify(|view| {
-            *view = View { phase, sequence: view.sequence + 1, drain, leaving };
+            *view = View { phase, sequence: view.sequence + 1, drain, leaving, cause };
         });
         self.let_go_of_listeners();
         let Options { stop_delay, drain_timeout, .. } = self.options;
@@ -122,6 +130,7 @@ impl Driver {
             }
             Action::AdoptChild => self.adopt_child(),
             Action::FollowChild => {
+                self.successor = self.child.as_ref().map(|child| child.generation);
                 self.superior = self.child.take().map(|child| child.into_parts().0);
                 // They are the child's to look after.
                 self.others = Peers::default();

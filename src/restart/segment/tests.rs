@@ -53,7 +53,7 @@ fn what_threads_count_is_added_up_by_whoever_looks() {
     ];
     assert_eq!(found, expected);
     assert_eq!(table.entries.iter().map(|entry| entry.link).collect::<Vec<_>>(), [Some(1), Some(0), None]);
-    assert_eq!((segment.open(0), other.open(0)), (6000, 6000));
+    assert_eq!((segment.open(), other.open()), (vec![6000, 0, 0], vec![6000, 0, 0]));
     assert_eq!([0, 1, 2].map(|place| other.value(place)), [6000, 0, 15]);
     assert_eq!((segment.at(requests), segment.at(open).cast_signed()), (6000, 15));
     assert_eq!(table.entries[0].series.label("class"), Some("2xx"));

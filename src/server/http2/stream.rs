@@ -15,6 +15,7 @@ use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
+use super::super::{Metrics, Refused};
 use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
 use super::tunnel::carry;
@@ -33,6 +34,7 @@ pub(super) struct Common {
     /// Whether a stream may become a WebSocket.
     pub(super) websockets: bool,
     pub(super) max_headers: usize,
+    pub(super) metrics: Rc<Metrics>,
 }
 
 pub(super) type Responder = Rc<RefCell<SendResponse<Bytes>>>;
@@ -59,7 +61,7 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
     let respond = Rc::new(RefCell::new(respond));
     let (parts, stream, facts) = match translate(request, common.max_headers, common.websockets) {
         Ok(translated) => translated,
-        Err(refusal) => return refuse(refusal, &respond),
+        Err(refusal) => return refuse(&common.metrics, refusal, &respond),
     };
     let (body, tunnel) = if facts.tunnel.is_some() {
         (ClientBody::empty(), Some(stream))
@@ -80,8 +82,12 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
     }
 }
 
-fn refuse(refusal: Refusal, respond: &Responder) {
+fn refuse(metrics: &Metrics, refusal: Refusal, respond: &Responder) {
     let mut respond = respond.borrow_mut();
+    metrics.refused(match refusal {
+        Refusal::Malformed(_) => Refused::Http2Malformed,
+        Refusal::Answer(status) => Refused::Http2Answered(status),
+    });
     match refusal {
         Refusal::Malformed(why) => {
             tracing::debug!(why, "a malformed request");

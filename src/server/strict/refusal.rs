@@ -75,6 +75,32 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every one.
+    pub(in crate::server) const ALL: [Refusal; 22] = [
+        Refusal::RequestLine,
+        Refusal::Target,
+        Refusal::Version,
+        Refusal::LineEnd,
+        Refusal::Folded,
+        Refusal::FieldName,
+        Refusal::FieldSpace,
+        Refusal::Control,
+        Refusal::Length,
+        Refusal::LengthRepeated,
+        Refusal::LengthAndCoding,
+        Refusal::CodingUnknown,
+        Refusal::Coding,
+        Refusal::CodingRepeated,
+        Refusal::CodingInHttp10,
+        Refusal::ConnectBody,
+        Refusal::AfterConnect,
+        Refusal::ChunkSize,
+        Refusal::ChunkEnd,
+        Refusal::ChunkExtension,
+        Refusal::Trailers,
+        Refusal::TrailerName,
+    ];
+
     /// The table: each refusal's status and its label in logs.
     fn row(self) -> (StatusCode, &'static str) {
         const BAD: StatusCode = StatusCode::BAD_REQUEST;

@@ -132,7 +132,7 @@ fn the_cut_says_what_it_cuts() {
         let mut client = Peer::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         let (stream, peer) = listener.accept().await.unwrap();
         let Setup { server, proxy } = Setup::new(&[address]);
-        let server = Server::new(server, Proxy::new(&proxy, proxy::Metrics::alone().0));
+        let server = Server::new(server, Proxy::new(&proxy, proxy::Metrics::alone().0), Metrics::alone());
         let accepted = Accepted { listener: "test".into(), stream: Stream::Tcp(stream), peer: Some(peer) };
         let guard = tracker.begin(HTTP1);
         let serving = spawn_local(async move { server.serve(accepted, guard).await });

@@ -1,0 +1,109 @@
+//! What the parts of the program need of the settings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Parts, VERSION};
+use crate::proxy::{self, ConnectionConfig, ServerAddr};
+use crate::restart::Options;
+use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
+use crate::settings::{
+    ListenerSettings, Protocol, ProxyProtocolSettings, ProxyVersion, Settings, UpstreamAddr, UpstreamProtocol,
+};
+use crate::worker;
+
+impl Parts {
+    pub(super) fn options(&self) -> Options {
+        let Settings { restart, drain, .. } = &self.settings;
+        Options {
+            executable: restart.executable.clone(),
+            ready_timeout: restart.ready_timeout,
+            probation: restart.probation,
+            max_generations: restart.max_generations,
+            pid_file: restart.pid_file.clone(),
+            stop_delay: drain.stop_delay,
+            drain_timeout: drain.timeout,
+            idle_grace: drain.idle_grace,
+            version: VERSION.to_owned(),
+            kinds: server::KINDS,
+        }
+    }
+
+    pub(super) fn worker_config(&self) -> worker::Config {
+        let Settings { upstream, timeouts, limits, http2, .. } = &self.settings;
+        let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
+        worker::Config {
+            server: server::Config {
+                listeners: self.listener_configs(),
+                handshake_timeout: timeouts.handshake,
+                http2: Http2Config {
+                    max_streams: http2.max_streams,
+                    stream_window: http2.stream_window,
+                    connection_window: http2.connection_window,
+                    max_resets_per_minute: http2.max_resets_per_minute,
+                    max_control_frames_per_minute: http2.max_control_frames_per_minute,
+                    ack_timeout: http2.ack_timeout,
+                },
+                tunnel_timeout: timeouts.tunnel,
+                header_timeout: timeouts.header,
+                idle_timeout: timeouts.idle,
+                stall_timeout: timeouts.stall,
+                max_head_bytes: limits.header_bytes,
+                max_headers: limits.headers,
+                ..server::Config::default()
+            },
+            proxy: proxy::Config {
+                servers: upstream.servers.iter().map(server_addr).chain(demo).collect(),
+                connections: ConnectionConfig {
+                    protocol: match upstream.protocol {
+                        // The demonstration speaks nothing else, and no TLS.
+                        _ if self.demo.is_some() => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http1 => proxy::Protocol::Http1,
+                        UpstreamProtocol::Http2 => proxy::Protocol::Http2,
+                        UpstreamProtocol::Alpn => proxy::Protocol::Alpn,
+                    },
+                    tls: self.tls.upstream.clone(),
+                    max_streams: upstream.max_streams as usize,
+                    // The demonstration understands no such header.
+                    proxy_protocol: upstream.proxy_protocol.filter(|_| self.demo.is_none()).map(|version| {
+                        match version {
+                            ProxyVersion::V1 => proxy::ProxyVersion::V1,
+                            ProxyVersion::V2 => proxy::ProxyVersion::V2,
+                        }
+                    }),
+                    connect_timeout: upstream.connect_timeout,
+                    max_idle: upstream.max_idle_per_worker,
+                    idle_timeout: upstream.idle_timeout,
+                    ..ConnectionConfig::default()
+                },
+                response_timeout: upstream.response_timeout,
+                upgrades: upstream.upgrades.clone(),
+                connect: upstream.connect,
+                ..proxy::Config::default()
+            },
+            max_connections: limits.connections_per_worker,
+        }
+    }
+
+    fn listener_configs(&self) -> HashMap<String, ListenerConfig> {
+        let config = |listener: &ListenerSettings| ListenerConfig {
+            http1: listener.protocols.contains(&Protocol::Http1),
+            http2: listener.protocols.contains(&Protocol::Http2),
+            tls: self.tls.listeners.get(&listener.name).cloned(),
+            proxy_protocol: match &listener.proxy_protocol {
+                ProxyProtocolSettings::Off => ProxyProtocol::Off,
+                ProxyProtocolSettings::Optional { from } => ProxyProtocol::Optional(from.clone()),
+                ProxyProtocolSettings::Required { from } => ProxyProtocol::Required(from.clone()),
+            },
+        };
+        self.settings.listeners.iter().map(|one| (one.name.clone(), config(one))).collect()
+    }
+}
+
+pub(super) fn server_addr(address: &UpstreamAddr) -> ServerAddr {
+    match address {
+        UpstreamAddr::Socket(address) => ServerAddr::Socket(*address),
+        UpstreamAddr::Unix(path) => ServerAddr::Unix(Arc::new(path.clone())),
+        UpstreamAddr::Name(name, port) => ServerAddr::Name(format!("{name}:{port}").into()),
+    }
+}
