@@ -68,7 +68,7 @@ struct Desk {
 /// The body of a health check's answer.
 #[derive(Debug, Serialize)]
 struct Health<'a> {
-    /// Whether new connections are accepted.
+    /// Whether new connections are wanted.
     ready: bool,
     generation: u32,
     pid: u32,
@@ -198,7 +198,7 @@ fn answer(method: &Method, path: &str, phase: Phase, identity: &Identity) -> Ans
         "/status.json" => Answer::Overview,
         "/events" => Answer::Events,
         _ => {
-            let ready = phase.accepts();
+            let ready = phase.is_ready();
             let health = Health { ready, generation: *generation, pid: std::process::id(), version, phase };
             let good = ready || path == "/livez";
             let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -236,6 +236,7 @@ mod tests {
             (Phase::Upgrading, 200),
             (Phase::Probation, 503),
             (Phase::RolledBack, 503),
+            (Phase::LameDuck, 503),
             (Phase::Draining, 503),
         ] {
             let (status, body) = ask(Method::GET, "/readyz", phase).await;

@@ -166,6 +166,8 @@ pub struct DrainSettings {
     pub timeout: Duration,
     /// How long an idle connection is kept open for a request that may be on its way.
     pub idle_grace: Duration,
+    /// How long a stop waits, not ready and accepting, before it begins to drain; zero: not at all.
+    pub stop_delay: Duration,
 }
 
 /// How the running process is given orders: `[control]`.

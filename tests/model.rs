@@ -78,7 +78,7 @@ mod world;
 
 use std::time::Instant;
 
-use exuvia::restart::state::{Action, Event, Failure, Phase, State, Timer};
+use exuvia::restart::state::{Action, Event, Failure, Phase, Rules, State, Timer};
 use search::{Graph, Violation};
 use step::Budget;
 use world::{Machine, World};
@@ -100,8 +100,8 @@ const GOOD_END: &str = "every end is one that serves, or nobody if that was aske
 const WAY_OUT: &str = "from everywhere there is a way to a good end";
 const AGAIN: &str = "an upgrade can be tried again";
 
-fn check(machine: Machine, probation: bool, budget: Budget) -> Result<usize, Violation> {
-    let graph = Graph::explore(machine, probation, budget, always)?;
+fn check(machine: Machine, rules: Rules, budget: Budget) -> Result<usize, Violation> {
+    let graph = Graph::explore(machine, rules, budget, always)?;
     graph.inevitably(ACCEPTED, |world| world.someone_accepts() || world.stopped || world.excused)?;
     graph.finally(GOOD_END, World::is_good_end)?;
     graph.possibly(WAY_OUT, World::is_good_end)?;
@@ -122,10 +122,13 @@ fn always(world: &World) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn holds(probation: bool) {
-    for budget in BUDGETS {
+const WITH_PROBATION: Rules = Rules { probation: true, max_generations: 8, lame_duck: false };
+const WITHOUT_PROBATION: Rules = Rules { probation: false, ..WITH_PROBATION };
+
+fn holds(rules: Rules, budgets: &[Budget]) {
+    for budget in budgets {
         let begun = Instant::now();
-        match check(State::on, probation, budget) {
+        match check(State::on, rules, *budget) {
             Ok(worlds) => println!("{worlds} worlds in {:?}: {budget:?}", begun.elapsed()),
             Err(violation) => panic!("{violation}"),
         }
@@ -134,12 +137,20 @@ fn holds(probation: bool) {
 
 #[test]
 fn every_order_of_events_with_a_probation() {
-    holds(true);
+    holds(WITH_PROBATION, &BUDGETS);
 }
 
 #[test]
 fn every_order_of_events_without_a_probation() {
-    holds(false);
+    holds(WITHOUT_PROBATION, &BUDGETS);
+}
+
+/// Where nobody stops there are no lame ducks.
+#[test]
+fn every_order_of_events_with_lame_ducks() {
+    for rules in [WITH_PROBATION, WITHOUT_PROBATION] {
+        holds(Rules { lame_duck: true, ..rules }, &BUDGETS[..2]);
+    }
 }
 
 // ── the check can fail ──
@@ -148,7 +159,7 @@ fn every_order_of_events_without_a_probation() {
 
 #[track_caller]
 fn is_caught(machine: Machine, property: &str) {
-    let found = BUDGETS.iter().find_map(|budget| check(machine, true, *budget).err());
+    let found = BUDGETS.iter().find_map(|budget| check(machine, WITH_PROBATION, *budget).err());
     let violation = found.expect("the broken machine passes");
     assert_eq!(violation.property, property, "{violation}");
 }
@@ -262,4 +273,19 @@ fn one_that_drains_and_hides_a_death_is_caught() {
         actions
     };
     is_caught(broken, HELD);
+}
+
+/// The one that waited was killed, and what it had rolled back took over: the stop was undone.
+#[test]
+fn a_lame_duck_that_has_told_nobody_is_caught() {
+    let broken = |state: &mut State, event| {
+        let mut actions = state.on(event);
+        if state.phase() == Phase::LameDuck {
+            actions.retain(|action| !matches!(action, Action::StopOthers(_)));
+        }
+        actions
+    };
+    let rules = Rules { lame_duck: true, ..WITH_PROBATION };
+    let found = BUDGETS.iter().find_map(|budget| check(broken, rules, *budget).err());
+    assert_eq!(found.expect("the broken machine passes").property, GOOD_END);
 }

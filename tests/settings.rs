@@ -220,7 +220,7 @@ fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
         ("restart.probatoin = '1s'", "restart.probatoin", "did you mean restart.probation?"),
         ("restart.stall = '1s'", "restart.stall", "did you mean timeouts.stall?"),
         ("listener.web.address = 'x'", "listener", "did you mean [listeners]?"),
-        ("drain.zzzzzzzz = 1", "drain.zzzzzzzz", "allowed here are timeout, idle_grace"),
+        ("drain.zzzzzzzz = 1", "drain.zzzzzzzz", "allowed here are timeout, idle_grace, stop_delay"),
         ("zzzzzzzz = 1", "zzzzzzzz", "allowed are workers and the tables listeners, certificates"),
         ("listeners.a = {address = '[::]:0', adress = 1}", "listeners.a.adress", "listeners.NAME.address?"),
         ("'restart.probation' = '1s'", "\"restart.probation\"", "unknown key"),
@@ -391,6 +391,7 @@ fn printed_settings_load_as_the_same() {
         [drain]
         timeout = "0s"
         idle_grace = "1ms"
+        stop_delay = "1ms"
         [control]
         socket = "run/control"
         [admin]

@@ -7,8 +7,16 @@ use std::collections::HashSet;
 
 use exuvia::restart::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer};
 
-const TIMERS: [Timer; 7] =
-    [Timer::Ready, Timer::Probation, Timer::Commit, Timer::Exit, Timer::Kill, Timer::Drain, Timer::Cut];
+const TIMERS: [Timer; 8] = [
+    Timer::Ready,
+    Timer::Probation,
+    Timer::Commit,
+    Timer::Exit,
+    Timer::Kill,
+    Timer::LameDuck,
+    Timer::Drain,
+    Timer::Cut,
+];
 
 /// A state, and what its driver would have armed.
 type Place = (State, Option<Timer>);
@@ -42,7 +50,8 @@ fn events(timer: Option<Timer>) -> Vec<Event> {
 
 /// Hands every transition there is to `look`: where it began, the event, the actions, where it ended.
 fn walk(mut look: impl FnMut(&Place, &Event, &[Action], &Place)) -> usize {
-    let rules = [true, false].map(|probation| Rules { probation, max_generations: 8 });
+    let rules = [(true, false), (false, false), (true, true), (false, true)];
+    let rules = rules.map(|(probation, lame_duck)| Rules { probation, max_generations: 8, lame_duck });
     let mut todo: Vec<Place> = rules.map(|rules| (State::new(rules), None)).into();
     let mut seen: HashSet<Place> = todo.iter().cloned().collect();
     while let Some(place) = todo.pop() {
@@ -81,8 +90,8 @@ fn every_phase_is_reached_and_the_end_is_final() {
             assert!(to.phase() == Phase::Gone && timer.is_none() && silent, "{event:?} → {actions:?}");
         }
     });
-    assert_eq!(reached.len(), 12, "{reached:?}");
-    assert!(states < 100, "{states} states: something is remembered that need not be");
+    assert_eq!(reached.len(), 13, "{reached:?}");
+    assert!(states < 200, "{states} states: something is remembered that need not be");
 }
 
 /// Each phase that waits for something has the timer armed that ends the waiting, and no other has one.
@@ -95,6 +104,7 @@ fn nothing_is_waited_for_without_end() {
             Phase::Probation => &[Some(Timer::Probation)],
             Phase::Committing => &[Some(Timer::Commit)],
             Phase::Aborting | Phase::Reclaiming => &[Some(Timer::Exit), Some(Timer::Kill)],
+            Phase::LameDuck => &[Some(Timer::LameDuck)],
             Phase::RolledBack | Phase::Draining => &[Some(Timer::Drain)],
             Phase::Cut => &[Some(Timer::Cut)],
         };
@@ -151,7 +161,7 @@ fn a_child_is_dead_before_it_is_forgotten() {
 
 #[test]
 fn a_full_house_refuses_with_the_settings_name() {
-    let mut state = State::new(Rules { probation: true, max_generations: 3 });
+    let mut state = State::new(Rules { probation: true, max_generations: 3, lame_duck: false });
     state.on(Event::Started { has_parent: false });
     let refused = state.on(Event::UpgradeAsked { alive: 3 });
     assert!(
@@ -165,7 +175,7 @@ fn a_full_house_refuses_with_the_settings_name() {
 #[test]
 fn a_stop_is_no_news_to_one_that_drains_beside_its_successor() {
     let superseded = || {
-        let mut state = State::new(Rules { probation: false, max_generations: 8 });
+        let mut state = State::new(Rules { probation: false, max_generations: 8, lame_duck: false });
         for event in [
             Event::Started { has_parent: false },
             Event::UpgradeAsked { alive: 1 },

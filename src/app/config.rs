@@ -21,6 +21,7 @@ impl Parts {
             probation: restart.probation,
             max_generations: restart.max_generations,
             pid_file: restart.pid_file.clone(),
+            stop_delay: drain.stop_delay,
             drain_timeout: drain.timeout,
             idle_grace: drain.idle_grace,
             version: VERSION.to_owned(),

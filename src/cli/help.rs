@@ -102,6 +102,8 @@ Phases:
   reclaiming   the same, after that one was told to take over and did not
   probation    watching the new process, ready to take everything back
   committing   handing over to the new process
+  lame duck    accepting, but not ready: it was asked to stop
+               (drain.stop_delay)
   draining     finishing what it had accepted
   cut          closing what did not finish within drain.timeout
   rolled back  draining, since its upgrade was taken back
@@ -118,8 +120,9 @@ Exit status:
 
 /// Below `exuvia stop --help`.
 pub(super) const STOP: &str = "\
-Requests that are being answered may finish within drain.timeout; then what is left is cut. Asking twice is \
-the same as --now. Processes of earlier upgrades that still drain go on until they are done; --now ends them \
+With drain.stop_delay, the process first says for that long that it is not ready, and accepts on; asking again \
+cuts that short. Then requests that are being answered may finish within drain.timeout; what is left is cut. \
+Asking once more is the same as --now. Processes of earlier upgrades that still drain go on until they are done; --now ends them \
 too.
 
 Exit status:

@@ -97,6 +97,7 @@ fn doing(phase: Phase) -> &'static str {
         Phase::Probation => "watches its successor",
         Phase::Committing => "hands over to its successor",
         Phase::RolledBack => "was rolled back and drains",
+        Phase::LameDuck => "accepts, but is about to stop",
         Phase::Draining => "drains",
         Phase::Cut => "cuts its last connections",
         Phase::Gone => "ends",

@@ -13,7 +13,7 @@ use super::time::{exactly, roughly};
 use super::{Exit, Interrupts, Trouble};
 use crate::control::StatusReport;
 use crate::control::client::{self, ClientError};
-use crate::restart::{GenerationStatus, Status};
+use crate::restart::{GenerationStatus, Phase, Status};
 
 /// How long a process may take from its last word to its end.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,6 +90,9 @@ fn millis(duration: Duration) -> u64 {
 fn remaining(status: &Status) -> String {
     let own = status.generations.iter().find(|one| one.generation == status.generation);
     let open = own.map_or(0, open_connections);
+    if status.phase == Phase::LameDuck {
+        return "not ready any more; accepts for load balancers that do not know it yet".into();
+    }
     let left = own.and_then(|own| own.left_ms);
     let left = left.map(|ms| format!("; cut in {}", roughly(ms))).unwrap_or_default();
     format!("{}{left}", connections(open))
@@ -145,7 +148,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::restart::{KindStatus, Phase};
+    use crate::restart::KindStatus;
 
     fn generation(open: [i64; 2], left_ms: Option<u64>) -> GenerationStatus {
         let kind = |open| KindStatus { open, ..KindStatus::default() };

@@ -200,8 +200,11 @@ impl Driver {
             Some(program) => invocation.absolute(program),
             None => invocation.executable.clone(),
         };
-        let rules =
-            Rules { probation: !options.probation.is_zero(), max_generations: options.max_generations };
+        let rules = Rules {
+            probation: !options.probation.is_zero(),
+            max_generations: options.max_generations,
+            lame_duck: !options.stop_delay.is_zero(),
+        };
         let driver = Driver {
             options,
             invocation,

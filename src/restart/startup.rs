@@ -33,6 +33,8 @@ pub struct Options {
     pub max_generations: usize,
     /// Where the owner's pid is written.
     pub pid_file: Option<PathBuf>,
+    /// How long a stop waits before nothing is accepted any more, and says that it is not ready; not in an upgrade.
+    pub stop_delay: Duration,
     /// How long connections may take to finish.
     pub drain_timeout: Duration,
     /// How long a connection at rest may take to bring another request while the process drains. It ends a
@@ -52,6 +54,7 @@ impl Default for Options {
             probation: Duration::from_secs(5),
             max_generations: 8,
             pid_file: None,
+            stop_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             idle_grace: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),

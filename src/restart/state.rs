@@ -22,6 +22,13 @@
 //! (Nonsense in Probation leads to Aborting too; a rollback there, or a child that gives up by itself, leads
 //! straight to Serving.)
 //!
+//! An owner that is asked to stop begins to drain at once. If it is to wait before that, so that load balancers take
+//! it out first, it is a lame duck meanwhile:
+//!
+//! ```text
+//!   Serving, Upgrading, Aborting, Probation ──stop──► LameDuck ──over, or a second stop──► Draining ──► Gone
+//! ```
+//!
 //! The **owner** is the process that upgrades, rolls back and stops: it answers on the control socket,
 //! its pid stands in the PID file, and the service manager calls it the main process. There is at most
 //! one at a time; between the parent's `Commit` and the child's `Owner` there may be none for as long as
@@ -53,6 +60,9 @@ pub enum Phase {
     /// Paused and finishing what was accepted; the parent serves again. Still holds every socket, so
     /// that the parent's death would not leave nobody.
     RolledBack,
+    /// The owner, accepting, and not ready any more: it was asked to stop and no other generation takes over, so
+    /// load balancers are given time to send their connections elsewhere.
+    LameDuck,
     /// No listener any more; what was accepted is being finished.
     Draining,
     /// What is left is cut.
@@ -63,7 +73,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of their declaration.
-    pub const ALL: [Phase; 12] = [
+    pub const ALL: [Phase; 13] = [
         Phase::Starting,
         Phase::Candidate,
         Phase::Serving,
@@ -73,6 +83,7 @@ impl Phase {
         Phase::Probation,
         Phase::Committing,
         Phase::RolledBack,
+        Phase::LameDuck,
         Phase::Draining,
         Phase::Cut,
         Phase::Gone,
@@ -80,6 +91,11 @@ impl Phase {
 
     /// Whether new connections are accepted.
     pub fn accepts(self) -> bool {
+        self.is_ready() || self == Phase::LameDuck
+    }
+
+    /// Whether new connections are wanted: this is what load balancers are told.
+    pub fn is_ready(self) -> bool {
         matches!(
             self,
             Phase::Candidate | Phase::Serving | Phase::Upgrading | Phase::Aborting | Phase::Reclaiming
@@ -88,7 +104,10 @@ impl Phase {
 
     /// Whether this process is the owner.
     pub fn owns(self) -> bool {
-        matches!(self, Phase::Serving | Phase::Upgrading | Phase::Aborting | Phase::Probation)
+        matches!(
+            self,
+            Phase::Serving | Phase::Upgrading | Phase::Aborting | Phase::Probation | Phase::LameDuck
+        )
     }
 
     /// Whether connections are asked to finish.
@@ -113,6 +132,7 @@ impl Phase {
             Phase::Probation => "probation",
             Phase::Committing => "committing",
             Phase::RolledBack => "rolled_back",
+            Phase::LameDuck => "lame_duck",
             Phase::Draining => "draining",
             Phase::Cut => "cut",
             Phase::Gone => "gone",
@@ -204,6 +224,8 @@ pub enum Timer {
     Exit,
     /// How long a killed child may take to be gone before it is given up.
     Kill,
+    /// How long load balancers are given before a stop.
+    LameDuck,
     /// How long connections may take to finish.
     Drain,
     /// How long the cutting of connections may take.
@@ -276,6 +298,8 @@ pub struct Rules {
     pub probation: bool,
     /// With so many generations alive, an upgrade is refused.
     pub max_generations: usize,
+    /// Whether a stop waits before nothing is accepted any more.
+    pub lame_duck: bool,
 }
 
 /// The state of one process. The phase says it all but for two things: a process that aborts a child
@@ -308,12 +332,13 @@ impl State {
     /// What happens next. An event that means nothing in this state (it came late) changes nothing.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         let asked = matches!(event, Event::StopAsked(_));
-        let actions = self.react(event);
+        let actions = self.react(event, self.rules.lame_duck);
         self.next_stop_cuts |= asked;
         actions
     }
 
-    fn react(&mut self, event: Event) -> Vec<Action> {
+    /// `waits`: whether a stop that is asked for makes a lame duck first.
+    fn react(&mut self, event: Event, waits: bool) -> Vec<Action> {
         use Action::*;
         match (self.phase, event) {
             // ── a process that begins ──
@@ -427,7 +452,19 @@ impl State {
 
             // ── a stop ──
             (Phase::Starting, Event::StopAsked(_)) => self.go(Phase::Gone, vec![Agree]),
-            (Phase::Serving | Phase::RolledBack, Event::StopAsked(how)) => self.stop(how, vec![Agree]),
+            (Phase::Serving, Event::StopAsked(Stop::Gracefully)) if waits => self.wait(vec![Agree]),
+            (Phase::Upgrading | Phase::Aborting, Event::StopAsked(Stop::Gracefully)) if waits => {
+                let verdict = self.verdict.take().unwrap_or_else(stopped_meanwhile);
+                self.wait(vec![KillChild, ForgetChild, Report(verdict), Agree])
+            }
+            // The child is told to stop, and this process accepts again for as long as it waits.
+            (Phase::Probation, Event::StopAsked(Stop::Gracefully)) if waits => {
+                self.wait(vec![AdoptChild, Report(stopped_meanwhile()), Agree])
+            }
+            (Phase::LameDuck, Event::TimedOut(Timer::LameDuck)) => self.stop(Stop::Gracefully, vec![]),
+            (Phase::Serving | Phase::RolledBack | Phase::LameDuck, Event::StopAsked(how)) => {
+                self.stop(how, vec![Agree])
+            }
             (Phase::Upgrading | Phase::Aborting | Phase::Reclaiming, Event::StopAsked(how)) => {
                 let verdict = self.verdict.take().unwrap_or_else(stopped_meanwhile);
                 self.stop(how, vec![KillChild, ForgetChild, Report(verdict), Agree])
@@ -444,7 +481,7 @@ impl State {
             }
             (Phase::Draining, Event::ToldToStop(Stop::Now)) => self.stop(Stop::Now, vec![]),
             (phase, Event::ToldToStop(how)) if phase.holds_listeners() => {
-                let mut actions = self.react(Event::StopAsked(how));
+                let mut actions = self.react(Event::StopAsked(how), false);
                 actions.retain(|action| *action != Agree);
                 actions
             }
@@ -477,6 +514,12 @@ impl State {
         let ends_a_child = matches!(phase, Phase::Aborting | Phase::Reclaiming);
         debug_assert_eq!(self.verdict.is_some(), ends_a_child, "a verdict to be told in {phase:?}");
         actions
+    }
+
+    /// Others are told of the stop now: if this process died while it waits, one of them would undo it.
+    fn wait(&mut self, mut actions: Vec<Action>) -> Vec<Action> {
+        actions.extend([Action::StopOthers(Stop::Gracefully), Action::Arm(Timer::LameDuck)]);
+        self.go(Phase::LameDuck, actions)
     }
 
     fn stop(&mut self, how: Stop, mut actions: Vec<Action>) -> Vec<Action> {
@@ -524,6 +567,7 @@ fn why_no_upgrade(phase: Phase) -> &'static str {
             "this process is new and its predecessor has not let go yet; wait for the end of the probation"
         }
         Phase::RolledBack => "this process was rolled back; `exuvia status` names the one that serves",
+        Phase::LameDuck => "this process is about to stop",
         Phase::Draining | Phase::Cut | Phase::Gone => {
             "this process is draining: it stops, or another one serves already"
         }

@@ -302,7 +302,8 @@ fn restart(raw: &RawRestart, check: &mut Check<'_>) -> Option<RestartSettings> {
 fn drain(raw: &RawDrain, check: &mut Check<'_>) -> Option<DrainSettings> {
     let timeout = check.read("drain.timeout", &raw.timeout, value::duration_or_zero);
     let idle_grace = check.read("drain.idle_grace", &raw.idle_grace, value::duration_or_zero);
-    Some(DrainSettings { timeout: timeout?, idle_grace: idle_grace? })
+    let stop_delay = check.read("drain.stop_delay", &raw.stop_delay, value::duration_or_zero);
+    Some(DrainSettings { timeout: timeout?, idle_grace: idle_grace?, stop_delay: stop_delay? })
 }
 
 fn control(raw: &RawControl, check: &mut Check<'_>) -> Option<ControlSettings> {

@@ -77,6 +77,7 @@ pub(super) fn to_toml(settings: &Settings) -> String {
     out.section("drain");
     out.key("timeout", duration(drain.timeout));
     out.key("idle_grace", duration(drain.idle_grace));
+    out.key("stop_delay", duration(drain.stop_delay));
 
     out.section("control");
     match &control.socket {

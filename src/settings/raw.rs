@@ -131,6 +131,7 @@ pub(super) struct RawRestart {
 pub(super) struct RawDrain {
     pub(super) timeout: Leaf,
     pub(super) idle_grace: Leaf,
+    pub(super) stop_delay: Leaf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use exuvia::restart::state::Rules;
+
 use super::step::{Budget, Step};
 use super::world::{Machine, World};
 
@@ -32,11 +34,11 @@ impl Graph {
     /// Explores everything; stops at the first world that `always` objects to.
     pub(crate) fn explore(
         machine: Machine,
-        probation: bool,
+        rules: Rules,
         budget: Budget,
         always: fn(&World) -> Result<(), &'static str>,
     ) -> Result<Graph, Violation> {
-        let first = World::new(machine, probation, budget)
+        let first = World::new(machine, rules, budget)
             .map_err(|what| Violation { property: "the protocol is kept", trace: what })?;
         let mut known = HashMap::from([(first.clone(), 0)]);
         let mut graph = Graph { worlds: vec![first], origins: vec![None], due: Vec::new() };

@@ -23,8 +23,7 @@ pub(crate) struct World {
 
 impl World {
     /// The first generation, serving.
-    pub(crate) fn new(machine: Machine, probation: bool, budget: Budget) -> Result<World, String> {
-        let rules = Rules { probation, max_generations: 8 };
+    pub(crate) fn new(machine: Machine, rules: Rules, budget: Budget) -> Result<World, String> {
         let (crashed, stopped, excused) = (false, false, false);
         let mut world = World { processes: Vec::new(), budget, rules, crashed, stopped, excused };
         world.processes.push(world.process(Life::Running, 0, None, Vec::new()));

@@ -91,3 +91,45 @@ fn nothing_can_be_changed_from_there() {
     assert_eq!((exuvia.generation(), exuvia.phase().as_str()), (1, "serving"));
     assert_eq!(exuvia.stop(), 0);
 }
+
+/// A load balancer learns that it must send its connections elsewhere while they are still taken.
+#[test]
+fn a_process_that_is_about_to_stop_is_not_ready_and_accepts() {
+    let settings = "[admin]\naddress = \"127.0.0.1:0\"\n[drain]\nstop_delay = \"60s\"\n";
+    let mut exuvia = Exuvia::start(settings);
+    let address = admin(&exuvia);
+    let stop = exuvia.begin(&["stop"]);
+    exuvia.wait_phase("lame_duck");
+    let (status, document) = health(address, "/readyz");
+    assert_eq!((status, &document["phase"]), (503, &"lame_duck".into()), "{document}");
+    assert_eq!(health(address, "/livez").0, 200);
+    let mut client = Client::connect(exuvia.address()).unwrap();
+    for _ in 0..2 {
+        let answer = client.get("/").unwrap();
+        assert!(answer.status == 200 && !answer.closes());
+    }
+    exuvia.ask(&["upgrade"]).failed_with(&["about to stop"]);
+    // It does not wait any longer.
+    assert_eq!(exuvia.ask(&["stop"]).code, 0);
+    assert_eq!(exuvia.wait(), 0);
+    assert_eq!(stop.answer().code, 0);
+}
+
+/// In its probation the new process accepts; it is told to stop, and the old one accepts for as long as it waits.
+#[test]
+fn a_stop_in_the_probation_waits_too() {
+    let settings =
+        "[admin]\naddress = \"127.0.0.1:0\"\n[drain]\nstop_delay = \"1s\"\n[restart]\nprobation = \"60s\"\n";
+    let mut exuvia = Exuvia::start(settings);
+    let (address, web) = (admin(&exuvia), exuvia.address());
+    assert_eq!(exuvia.ask(&["upgrade", "--until", "ready"]).code, 0);
+    assert_eq!(health(address, "/readyz").1["generation"], 2);
+    let stop = exuvia.begin(&["stop"]);
+    exuvia.wait_phase("lame_duck");
+    let (status, document) = health(address, "/readyz");
+    assert_eq!((status, &document["ready"]), (503, &false.into()), "{document}");
+    assert_eq!(get(web, "/").unwrap().status, 200);
+    assert_eq!(exuvia.wait(), 0);
+    assert_eq!(stop.answer().code, 0);
+    assert!(Client::connect(web).is_err());
+}

@@ -18,6 +18,7 @@ use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
 use crate::restart::spawn::spawn;
+use crate::restart::startup::Options;
 use crate::restart::state::{Action, Failure, Phase, Timer, Verdict};
 use crate::restart::status::{Progress, unix_ms};
 use crate::restart::sys;
@@ -85,9 +86,13 @@ impl Driver {
             *view = View { phase, sequence: view.sequence + 1, drain, leaving, cause };
         });
         self.let_go_of_listeners();
-        if phase == Phase::Draining && !succeeded && self.owner {
+        let Options { stop_delay, drain_timeout, .. } = self.options;
+        let longest = drain_timeout.saturating_add(STOP_SLACK);
+        if phase == Phase::LameDuck {
             self.notifier
-                .stopping(self.options.drain_timeout.saturating_add(STOP_SLACK), "draining before the end");
+                .stopping(longest.saturating_add(stop_delay), "not ready any more, and about to stop");
+        } else if phase == Phase::Draining && !succeeded && self.owner {
+            self.notifier.stopping(longest, "draining before the end");
         }
     }
 
@@ -201,6 +206,7 @@ impl Driver {
             Timer::Commit => COMMIT_TIMEOUT,
             Timer::Exit => EXIT_TIMEOUT,
             Timer::Kill => KILL_TIMEOUT,
+            Timer::LameDuck => self.options.stop_delay,
             Timer::Drain => self.options.drain_timeout,
             Timer::Cut => CUT_TIMEOUT,
         }

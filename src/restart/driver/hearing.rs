@@ -129,7 +129,10 @@ impl Driver {
                     self.outcome = Outcome::Broken;
                     // A process that drains stops already: to ask again would cut what the others have.
                     if phase != Phase::Draining {
-                        return Some(Event::StopAsked(Stop::Gracefully));
+                        self.on(Event::StopAsked(Stop::Gracefully), Asker::Nobody);
+                        // What waits in the queues of a thread that is gone would wait in vain.
+                        return (self.state.phase() == Phase::LameDuck)
+                            .then_some(Event::StopAsked(Stop::Gracefully));
                     }
                 }
             }

@@ -70,6 +70,7 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::without_default("restart", "pid_file"),
     Key::new("drain", "timeout", "30s"),
     Key::new("drain", "idle_grace", "30s"),
+    Key::new("drain", "stop_delay", "0s"),
     Key::without_default("control", "socket"),
     Key::without_default("admin", "address"),
     Key::new("log", "level", "info"),
