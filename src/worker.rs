@@ -95,7 +95,7 @@ impl Worker {
             spawn_local(measure_lag(columns.lag, shard.clone()));
             let proxy = Proxy::new(&config.proxy, proxy::Metrics::new(columns.proxy, shard.clone()));
             let metrics = server::Metrics::new(columns.server, shard);
-            let server = Rc::new(Server::new(config.server, proxy.clone(), metrics));
+            let server = Rc::new(Server::new(config.server, proxy.clone(), metrics.clone()));
             let begin = {
                 let tracker = tracker.clone();
                 move |accepted: Accepted| {
@@ -106,6 +106,7 @@ impl Worker {
             };
             member.attend(&tracker, listeners, config.max_connections, begin).await;
             proxy.cut();
+            metrics.cut();
         };
         tasks.block_on(runtime, serving);
         // In this order: the connections that are cut count themselves before the member says it has left.

@@ -1,5 +1,6 @@
 //! What is counted of clients before a request of theirs is a request.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::StatusCode;
@@ -7,6 +8,7 @@ use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::time::Instant;
 
 use super::strict::Refusal;
+use super::tunnel::Over;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
 use crate::restart::{Histogram, Plan, Shard, Slot};
 
@@ -28,6 +30,17 @@ pub const FAMILIES: &[Family] = &[
         help: "How long TLS handshakes with clients took, from their first byte.",
         source: Source::Histogram("tls_handshake_duration", NANOSECONDS),
     },
+    Family {
+        name: "tunnels_total",
+        help: "Tunnels that began, by what the client speaks: WebSockets, CONNECT and what else is allowed.",
+        source: Source::Counter("tunnels_total", ONE),
+    },
+    Family {
+        name: "tunnels_ended_total",
+        help: "Tunnels that ended, and how. Began = open + ended, whatever happens to a process.",
+        source: Source::Counter("tunnels_ended_total", ONE),
+    },
+    Family { name: "tunnels_open", help: "Tunnels that are open.", source: Source::Open("tunnels_total") },
     Family {
         name: "requests_refused_total",
         help: "What came in place of a request and was refused, by protocol and why; not among the requests.",
@@ -75,9 +88,60 @@ pub(super) enum Refused {
     Http2Flood,
 }
 
+/// How a tunnel ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TunnelEnd {
+    /// Both sides have said so.
+    Ended,
+    /// The client has failed, or has gone with its connection.
+    ClientGone,
+    ServerFailed,
+    /// Nothing has moved for too long.
+    Silent,
+    /// The process cut it, at its deadline or when it was told to.
+    Dropped,
+    /// The process died. Never counted by the process itself.
+    Crashed,
+}
+
+impl TunnelEnd {
+    const WORDS: [&str; 6] = ["ended", "client_gone", "server_failed", "silent", "dropped", "crashed"];
+}
+
+impl From<&Over> for TunnelEnd {
+    fn from(over: &Over) -> TunnelEnd {
+        match over {
+            Over::Ended { .. } => TunnelEnd::Ended,
+            Over::ClientFailed(_) => TunnelEnd::ClientGone,
+            Over::ServerFailed(_) => TunnelEnd::ServerFailed,
+            Over::Silent => TunnelEnd::Silent,
+        }
+    }
+}
+
+/// The places of the series of tunnels whose clients speak one protocol.
+#[derive(Clone, Copy, Debug)]
+struct TunnelColumns {
+    began: Slot,
+    ended: [Slot; TunnelEnd::WORDS.len()],
+}
+
+impl TunnelColumns {
+    fn plan(plan: &mut Plan, protocol: &str) -> TunnelColumns {
+        let protocol = ("protocol", protocol);
+        let began = plan.counter("tunnels_total", &[protocol]);
+        let ended =
+            TunnelEnd::WORDS.map(|end| plan.end("tunnels_ended_total", &[protocol, ("end", end)], began));
+        plan.lost(began, ended[TunnelEnd::Crashed as usize]);
+        TunnelColumns { began, ended }
+    }
+}
+
 /// The places of the series.
 #[derive(Clone, Debug)]
 pub struct Columns {
+    /// By HTTP/1 and by HTTP/2.
+    tunnels: [TunnelColumns; 2],
     /// TLS 1.2 and 1.3, each full and resumed.
     handshakes: [[Slot; 2]; 2],
     failures: [Slot; 4],
@@ -103,10 +167,12 @@ impl Columns {
         let failures = ["client", "protocol", "timeout", "not_tls"]
             .map(|reason| plan.counter("tls_handshake_failures_total", &[("reason", reason)]));
         let duration = plan.histogram("tls_handshake_duration", &[], &DURATIONS);
+        let tunnels = ["http1", "http2"].map(|protocol| TunnelColumns::plan(plan, protocol));
         let mut refused = |protocol: &str, reason: &str| {
             plan.counter("requests_refused_total", &[("protocol", protocol), ("reason", reason)])
         };
         Columns {
+            tunnels,
             handshakes,
             failures,
             duration,
@@ -127,12 +193,14 @@ impl Columns {
 pub struct Metrics {
     columns: Columns,
     shard: Shard,
+    /// Whether what ends from now on does so because the process cuts it.
+    cutting: Cell<bool>,
 }
 
 impl Metrics {
     /// For the thread of this shard.
     pub fn new(columns: Columns, shard: Shard) -> Rc<Self> {
-        Rc::new(Metrics { columns, shard })
+        Rc::new(Metrics { columns, shard, cutting: Cell::new(false) })
     }
 
     /// Without anything around it.
@@ -141,6 +209,18 @@ impl Metrics {
         let mut plan = Plan::default();
         let columns = Columns::plan(&mut plan);
         Metrics::new(columns, crate::restart::Segment::alone(&plan).seat(0).take())
+    }
+
+    /// What has not ended by now is cut.
+    pub fn cut(&self) {
+        self.cutting.set(true);
+    }
+
+    /// Begins a tunnel.
+    pub(super) fn tunnel(self: &Rc<Self>, is_http2: bool) -> Carried {
+        let columns = self.columns.tunnels[usize::from(is_http2)];
+        self.shard.add(columns.began, 1);
+        Carried { metrics: self.clone(), columns, end: None }
     }
 
     pub(super) fn shaken(&self, session: &ServerConnection, since: Instant) {
@@ -173,5 +253,27 @@ impl Metrics {
             Refused::Http2Flood => columns.http2_flood,
         };
         self.shard.add(slot, 1);
+    }
+}
+
+/// A tunnel that is open. Dropped without a word, it has ended with its connection, or was cut.
+#[derive(Debug)]
+pub(super) struct Carried {
+    metrics: Rc<Metrics>,
+    columns: TunnelColumns,
+    end: Option<TunnelEnd>,
+}
+
+impl Carried {
+    pub(super) fn end(mut self, end: TunnelEnd) {
+        self.end = Some(end);
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let cut = self.metrics.cutting.get();
+        let end = self.end.unwrap_or(if cut { TunnelEnd::Dropped } else { TunnelEnd::ClientGone });
+        self.metrics.shard.add(self.columns.ended[end as usize], 1);
     }
 }

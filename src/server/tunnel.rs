@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::metrics::TunnelEnd;
 use super::{Downstream, Server, TUNNEL};
 use crate::proxy::TunnelStream;
 use crate::restart::{End, Guard};
@@ -50,9 +51,12 @@ impl Server {
         // Nothing tells whether what it carries is at rest: it is in flight for as long as it lives.
         guard.set_active(true);
         guard.switch(TUNNEL);
+        let carried = self.metrics.tunnel(false);
         let mut tunnel = Tunnel::new();
         let limit = self.config.tunnel_timeout;
-        match poll_fn(|cx| tunnel.poll_until(&mut stream, &mut upstream, limit, &mut timer, cx)).await {
+        let over = poll_fn(|cx| tunnel.poll_until(&mut stream, &mut upstream, limit, &mut timer, cx)).await;
+        carried.end(TunnelEnd::from(&over));
+        match over {
             // Both sides have said so, and each has heard it of the other.
             Over::Ended { by_client } => {
                 stream.reset_on_close(false);

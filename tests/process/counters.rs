@@ -51,6 +51,7 @@ impl Page {
         for (began, open, ended) in [
             ("exuvia_requests_total", "exuvia_requests_in_flight", "exuvia_requests_ended_total"),
             ("exuvia_connections_total", "exuvia_connections_open", "exuvia_connections_ended_total"),
+            ("exuvia_tunnels_total", "exuvia_tunnels_open", "exuvia_tunnels_ended_total"),
         ] {
             for kind in ["http1", "http2", "tunnel", "handshake"] {
                 let [began, open, ended] = [began, open, ended].map(|name| self.sum(name, &[kind]));

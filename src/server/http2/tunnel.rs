@@ -12,6 +12,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::metrics::TunnelEnd;
 use super::super::tunnel::{Over, Tunnel};
 use super::stream::{Broken, Common, Responder, begin};
 use super::websocket;
@@ -70,6 +71,7 @@ pub(super) async fn carry(
     let mut client = Duplex::new(stream, sending);
     // Also when this task is dropped with its connection: see `server/tunnel.rs`.
     upstream.reset_on_close(true);
+    let carried = common.metrics.tunnel(true);
     let mut tunnel = Tunnel::new();
     let mut timer = Timer::default();
     let over = poll_fn(|cx| {
@@ -79,6 +81,7 @@ pub(super) async fn carry(
         tunnel.poll_until(&mut client, &mut upstream, common.tunnel_timeout, &mut timer, cx).map(Some)
     })
     .await;
+    carried.end(over.as_ref().map_or(TunnelEnd::ClientGone, TunnelEnd::from));
     match over {
         Some(Over::Ended { .. }) => {
             upstream.reset_on_close(false);

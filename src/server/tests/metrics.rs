@@ -173,3 +173,41 @@ fn what_is_too_slow_or_no_http_is_counted() {
         edge.expect_balance();
     });
 }
+
+#[test]
+fn a_tunnel_ends_once_however_it_ends() {
+    const GRANT: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    run(async {
+        let address = upstream(|mut peer| async move {
+            let is_broken = peer.head().await.head.contains("/broken");
+            peer.send(GRANT).await;
+            match is_broken {
+                true => peer.stream.set_zero_linger().unwrap(),
+                false => while peer.more().await {},
+            }
+        })
+        .await;
+        let edge = edge(address).await;
+        for target in ["/whole", "/broken", "/left"] {
+            let mut client = edge.connect().await;
+            let ask = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            client.send(&format!("GET {target} HTTP/1.1\r\n{ask}")).await;
+            client.head().await.expect("101");
+            match target {
+                "/whole" => client.stream.shutdown().await.unwrap(),
+                "/left" => client.stream.set_zero_linger().unwrap(),
+                _ => {}
+            }
+            if target != "/left" {
+                while matches!(client.stream.read_buf(&mut client.buffer).await, Ok(1..)) {}
+            }
+        }
+        edge.ends().await;
+        edge.expect("tunnels_total", &[("protocol=http1", 3)]);
+        let ended =
+            ["ended", "client_gone", "server_failed"].map(|end| (format!("protocol=http1,end={end}"), 1));
+        edge.expect("tunnels_ended_total", &ended.each_ref().map(|(labels, count)| (&**labels, *count)));
+        edge.expect_balance();
+    });
+}
