@@ -91,7 +91,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Must run within a [`LocalSet`](tokio::task::LocalSet).
+    /// Must run where tasks can be spawned that are not `Send`.
     pub fn new(config: &Config, metrics: Rc<Metrics>) -> Rc<Self> {
         let server = |address: &ServerAddr| Server::new(address.clone(), config.connections.clone());
         Rc::new(Proxy {

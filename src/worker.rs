@@ -3,10 +3,13 @@
 //! Invariant: what a request touches belongs to the thread that accepted it. There are no locks here, and no
 //! future is `Send`.
 
+use std::io;
 use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 
-use tokio::runtime::Runtime;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::spawn_local;
 
 use crate::proxy::{self, Metrics, Proxy};
 use crate::restart::{Accepted, Listener, Member};
@@ -37,11 +40,30 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs on this thread, and on a current-thread `runtime` that is its own, until the process ends or what
-    /// is left is to be cut.
-    pub fn run(self, runtime: &Runtime) {
+    /// Starts it on a thread of its own, where it runs until the process ends or what is left is to be cut. An error
+    /// is that it cannot begin.
+    pub fn start(self, name: &str) -> io::Result<JoinHandle<()>> {
+        // The runtime cannot leave the thread, and that it could not be built must be known before `Ready`.
+        let (begin, begun) = mpsc::channel();
+        let run = move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, result) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Whoever would hear it waits for it.
+            begin.send(result).ok();
+            if let Some(runtime) = runtime {
+                self.run(runtime);
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(thread)
+    }
+
+    fn run(self, runtime: LocalRuntime) {
         let Worker { config, columns, member, listeners } = self;
-        let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
             let proxy = Proxy::new(&config.proxy, Metrics::new(columns, member.shard()));
@@ -57,9 +79,10 @@ impl Worker {
             member.attend(&tracker, listeners, config.max_connections, begin).await;
             proxy.cut();
         };
-        tasks.block_on(runtime, serving);
-        // In this order: the connections that are cut count themselves before the member says it has left.
-        drop(tasks);
+        runtime.block_on(serving);
+        // In this order: the connections that are cut count themselves before the member says it has left. A look-up
+        // of a name is not waited for.
+        runtime.shutdown_background();
         drop(member);
     }
 }
@@ -72,7 +95,6 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use tokio::runtime::Builder;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -124,8 +146,7 @@ mod tests {
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
             listeners: listeners.share("http", 0, 1).unwrap(),
         };
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let thread = thread::spawn(move || worker.run(&runtime));
+        let thread = worker.start("worker").unwrap();
 
         let connect = |target: &str| {
             let mut stream = TcpStream::connect(address).unwrap();
