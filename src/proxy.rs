@@ -204,7 +204,11 @@ impl Exchange {
         let metrics = &self.client.proxy.metrics;
         let mut flight = metrics.begin(request.version(), request.method());
         let is_head = request.method() == Method::HEAD;
-        let response = match self.forward(request, interim).await {
+        let answer = match self.prepare(request) {
+            Ok((request, wish)) => self.forward(request, wish, interim).await,
+            Err(error) => Err(error),
+        };
+        let response = match answer {
             Ok(Answer::Response(response)) => response,
             Ok(Answer::Tunnel(head, stream)) => {
                 flight.answered(head.status());
