@@ -208,12 +208,8 @@ impl Exchange {
             Ok((request, wish)) => self.forward(request, wish, interim).await,
             Err(error) => Err(error),
         };
-        let response = match answer {
-            Ok(Answer::Response(response)) => response,
-            Ok(Answer::Tunnel(head, stream)) => {
-                flight.answered(head.status());
-                return Answer::Tunnel(head, stream);
-            }
+        let mut answer = match answer {
+            Ok(answer) => answer,
             Err(error) => {
                 error.log();
                 metrics.error(error.label());
@@ -222,12 +218,18 @@ impl Exchange {
                     self.upload.end_shut();
                     forward::close(response.headers_mut());
                 }
-                response
+                Answer::Response(response)
             }
         };
-        let status = response.status();
-        let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        Answer::Response(response.map(|body| body.answering(flight, status, bodiless)))
+        match &mut answer {
+            Answer::Response(response) => {
+                let status = response.status();
+                let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                response.body_mut().answer(flight, status, bodiless);
+            }
+            Answer::Tunnel(head, _) => flight.answered(head.status()),
+        }
+        answer
     }
 
     /// Whether a request body is still on its way. An upstream may answer before it has all of it.

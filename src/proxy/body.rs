@@ -74,9 +74,8 @@ impl Body {
     }
 
     /// The request is answered once this has been taken to its end.
-    pub(super) fn answering(mut self, flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+    pub(super) fn answer(&mut self, flight: Flight, status: StatusCode, bodiless: bool) {
         self.answers = Some(Answers { flight, status, bodiless });
-        self
     }
 }
 

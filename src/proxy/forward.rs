@@ -10,13 +10,14 @@
 mod http2;
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
@@ -95,7 +96,7 @@ impl Exchange {
             // body when that is first read, and only before the answer.
             self.upload.admit();
             let read = poll_fn(|cx| self.upload.poll_read_from(cx));
-            if self.within_response_timeout(read, interim).await.is_none() {
+            if self.within_response_timeout(pin!(read), interim).await.is_none() {
                 return Err(Error::Silent(server.clone()));
             }
         }
@@ -113,7 +114,7 @@ impl Exchange {
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
         let server = lease.server().clone();
-        match self.within_response_timeout(lease.into_tunnel(), interim).await {
+        match self.within_response_timeout(pin!(lease.into_tunnel()), interim).await {
             Some(Some(stream)) => Ok(Answer::Tunnel(response, stream)),
             Some(None) => Err(Error::ClosedEarly(server, "right behind its answer".into())),
             None => Err(Error::Silent(server)),
@@ -144,9 +145,19 @@ impl Exchange {
                     },
                 };
                 let sent = match lease {
-                    Lease::Http1(lease) => {
+                    // Not a function: its future would be moved around with the request in it.
+                    Lease::Http1(mut lease) => {
                         let again = if is_fresh { None } else { Replay::of(&request) };
-                        self.send_http1(lease, request, again, may_tunnel, interim).await?
+                        if may_tunnel {
+                            lease.claim();
+                        }
+                        // What came before, such as a slow connect, is not the server's silence.
+                        self.upload.begin();
+                        let sending = pin!(lease.sender.try_send_request(request));
+                        match self.within_response_timeout(sending, interim).await {
+                            Some(result) => sent_http1(lease, result, again)?,
+                            None => return Err(Error::Silent(lease.server().clone())),
+                        }
                     }
                     // Boxed: HTTP/1 need not carry room for it.
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
@@ -177,44 +188,6 @@ impl Exchange {
         Err(last)
     }
 
-    /// `again` is the request once more, where that may be sent if the connection ends.
-    fn send_http1(
-        &self,
-        mut lease: http1::Lease,
-        request: Request<Box<RequestBody>>,
-        again: Option<Replay>,
-        may_tunnel: bool,
-        interim: &dyn Interim,
-    ) -> impl Future<Output = Result<Sent, Error>> {
-        if may_tunnel {
-            lease.claim();
-        }
-        // What came before, such as a slow connect, is not the server's silence.
-        self.upload.begin();
-        let sending = lease.sender.try_send_request(request);
-        async move {
-            let Some(result) = self.within_response_timeout(sending, interim).await else {
-                return Err(Error::Silent(lease.server().clone()));
-            };
-            match result {
-                Ok(response) => {
-                    Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease)))))
-                }
-                Err(mut failure) => {
-                    let unsent = failure.take_message();
-                    let error = classify(lease.server(), failure);
-                    match (unsent, again) {
-                        (Some(request), _) => Ok(Sent::Unsent(Box::new(request), error)),
-                        (None, Some(again)) if matches!(error, Error::ClosedEarly(..)) => {
-                            Ok(Sent::Lost(Box::new(again), error))
-                        }
-                        (None, _) => Err(error),
-                    }
-                }
-            }
-        }
-    }
-
     fn replay(&self, replay: Replay) -> Request<Box<RequestBody>> {
         let Replay { method, uri, fields, is_informed } = replay;
         let mut request = Request::new(RequestBody::new(ClientBody::empty(), self.upload.clone()));
@@ -231,11 +204,10 @@ impl Exchange {
     /// waits for the client it is not silent; that clock is kept by the server side.
     async fn within_response_timeout<T>(
         &self,
-        sending: impl Future<Output = T>,
+        mut sending: Pin<&mut impl Future<Output = T>>,
         interim: &dyn Interim,
     ) -> Option<T> {
         let limit = self.client.proxy.response_timeout;
-        let mut sending = pin!(sending);
         poll_fn(|cx| {
             let result = sending.as_mut().poll(cx);
             // They came before it.
@@ -263,6 +235,29 @@ impl Exchange {
                 self.upload.admit();
             } else {
                 interim.send(response);
+            }
+        }
+    }
+}
+
+/// What became of a request on this connection. `again` is the request once more, where that may be sent if the
+/// connection ends.
+fn sent_http1(
+    lease: http1::Lease,
+    result: Result<Response<Incoming>, TrySendError<Request<Box<RequestBody>>>>,
+    again: Option<Replay>,
+) -> Result<Sent, Error> {
+    match result {
+        Ok(response) => Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease))))),
+        Err(mut failure) => {
+            let unsent = failure.take_message();
+            let error = classify(lease.server(), failure);
+            match (unsent, again) {
+                (Some(request), _) => Ok(Sent::Unsent(Box::new(request), error)),
+                (None, Some(again)) if matches!(error, Error::ClosedEarly(..)) => {
+                    Ok(Sent::Lost(Box::new(again), error))
+                }
+                (None, _) => Err(error),
             }
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Exchange {
         };
         let mut upload = Upload { body, stream: sending, chunk: Bytes::new(), ended: is_whole };
         let head = Head { answer, interim, passed: 0 };
-        let Some(result) = self.within_response_timeout(both(&mut upload, head), interim).await else {
+        let Some(result) = self.within_response_timeout(pin!(both(&mut upload, head)), interim).await else {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
