@@ -11,7 +11,6 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
@@ -255,15 +254,9 @@ impl Parts {
         for (i, (member, listeners)) in members.into_iter().zip(shares).enumerate() {
             let worker =
                 Worker { config: config.clone(), columns: columns.clone(), member, listeners: listeners? };
-            let start = || -> io::Result<()> {
-                // The runtime first, here: a thread that cannot begin would be found out only after `Ready`.
-                let runtime = Builder::new_current_thread().enable_all().build()?;
-                thread::Builder::new()
-                    .name(format!("worker-{i}"))
-                    .spawn(move || worker.run(&runtime))
-                    .map(drop)
-            };
-            start().map_err(|error| Failure::new("workers", format!("cannot start worker {i}: {error}")))?;
+            worker
+                .start(&format!("worker-{i}"))
+                .map_err(|error| Failure::new("workers", format!("cannot start worker {i}: {error}")))?;
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Must run within a [`LocalSet`](tokio::task::LocalSet).
+    /// Must run where tasks can be spawned that are not `Send`.
     pub fn new(config: &Config, metrics: Rc<Metrics>) -> Rc<Self> {
         let server = |(place, address): (usize, &ServerAddr)| {
             Server::new(address.clone(), config.connections.clone(), metrics.of_server(place))
@@ -207,12 +207,12 @@ impl Exchange {
         let metrics = &self.client.proxy.metrics;
         let mut flight = metrics.begin(request.version(), request.method());
         let is_head = request.method() == Method::HEAD;
-        let response = match self.forward(request, interim).await {
-            Ok(Answer::Response(response)) => response,
-            Ok(Answer::Tunnel(head, stream)) => {
-                flight.answered(head.status());
-                return Answer::Tunnel(head, stream);
-            }
+        let answer = match self.prepare(request) {
+            Ok((request, wish)) => self.forward(request, wish, interim).await,
+            Err(error) => Err(error),
+        };
+        let mut answer = match answer {
+            Ok(answer) => answer,
             Err(error) => {
                 error.log();
                 metrics.error(error.label());
@@ -221,12 +221,18 @@ impl Exchange {
                     self.upload.end_shut();
                     forward::close(response.headers_mut());
                 }
-                response
+                Answer::Response(response)
             }
         };
-        let status = response.status();
-        let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        Answer::Response(response.map(|body| body.answering(flight, status, bodiless)))
+        match &mut answer {
+            Answer::Response(response) => {
+                let status = response.status();
+                let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                response.body_mut().answer(flight, status, bodiless);
+            }
+            Answer::Tunnel(head, _) => flight.answered(head.status()),
+        }
+        answer
     }
 
     /// Whether a request body is still on its way. An upstream may answer before it has all of it.

@@ -3,11 +3,14 @@
 //! Invariant: what a request touches belongs to the thread that accepted it. There are no locks here, and no
 //! future is `Send`.
 
+use std::io;
 use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
 use crate::metrics::{Family, NANOSECONDS, Source};
@@ -84,11 +87,30 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs on this thread, and on a current-thread `runtime` that is its own, until the process ends or what
-    /// is left is to be cut.
-    pub fn run(self, runtime: &Runtime) {
+    /// Starts it on a thread of its own, where it runs until the process ends or what is left is to be cut. An error
+    /// is that it cannot begin.
+    pub fn start(self, name: &str) -> io::Result<JoinHandle<()>> {
+        // The runtime cannot leave the thread, and that it could not be built must be known before `Ready`.
+        let (begin, begun) = mpsc::channel();
+        let run = move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, result) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Whoever would hear it waits for it.
+            begin.send(result).ok();
+            if let Some(runtime) = runtime {
+                self.run(runtime);
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(thread)
+    }
+
+    fn run(self, runtime: LocalRuntime) {
         let Worker { config, columns, member, listeners } = self;
-        let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
             let shard = member.shard();
@@ -108,9 +130,10 @@ impl Worker {
             proxy.cut();
             metrics.cut();
         };
-        tasks.block_on(runtime, serving);
-        // In this order: the connections that are cut count themselves before the member says it has left.
-        drop(tasks);
+        runtime.block_on(serving);
+        // In this order: the connections that are cut count themselves before the member says it has left. A look-up
+        // of a name is not waited for.
+        runtime.shutdown_background();
         drop(member);
     }
 }
@@ -122,7 +145,6 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    use tokio::runtime::Builder;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -174,8 +196,7 @@ mod tests {
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
             listeners: listeners.share("http", 0, 1).unwrap(),
         };
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let thread = thread::spawn(move || worker.run(&runtime));
+        let thread = worker.start("worker").unwrap();
 
         let connect = |target: &str| {
             let mut stream = TcpStream::connect(address).unwrap();

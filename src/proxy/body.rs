@@ -78,10 +78,9 @@ impl Body {
     }
 
     /// The request is answered once this has been taken to its end.
-    pub(super) fn answering(mut self, mut flight: Flight, status: StatusCode, bodiless: bool) -> Self {
+    pub(super) fn answer(&mut self, mut flight: Flight, status: StatusCode, bodiless: bool) {
         flight.answers();
         self.answers = Some(Answers { flight, status, bodiless });
-        self
     }
 }
 
@@ -143,7 +142,8 @@ pub struct ClientBody(Source);
 #[derive(Debug)]
 enum Source {
     Http1(Incoming),
-    Http2(FromHttp2),
+    /// Boxed: it is much larger than the others.
+    Http2(Box<FromHttp2>),
     Empty,
     /// It was stopped.
     Gone,
@@ -163,7 +163,7 @@ impl ClientBody {
         length: Option<u64>,
         before: Option<Box<dyn FnOnce()>>,
     ) -> Self {
-        ClientBody(Source::Http2(FromHttp2::new(stream, length, before)))
+        ClientBody(Source::Http2(Box::new(FromHttp2::new(stream, length, before))))
     }
 
     /// No body.
@@ -206,7 +206,7 @@ impl http_body::Body for ClientBody {
     }
 }
 
-/// What the upstream gets.
+/// What the upstream gets. Always in a box: hyper moves a request a dozen times.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: ClientBody,
@@ -216,24 +216,17 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Self {
+    pub(super) fn new(incoming: ClientBody, upload: Rc<Upload>) -> Box<Self> {
         upload.open.set(!incoming.is_end_stream());
         upload.gate.set(Gate::Open);
         upload.read.set(false);
         upload.drop_leftover();
-        RequestBody { incoming, upload, begun: false }
+        Box::new(RequestBody { incoming, upload, begun: false })
     }
 
     /// Whether all of it is still to come.
     pub(super) fn is_untouched(&self) -> bool {
         !self.begun
-    }
-
-    /// The same once more, if there is nothing in it.
-    pub(super) fn again(&self) -> Option<RequestBody> {
-        let again =
-            || RequestBody { incoming: ClientBody::empty(), upload: self.upload.clone(), begun: false };
-        self.is_end_stream().then(again)
     }
 
     /// Whether nobody wants the rest of it; else the task is woken when that is said.

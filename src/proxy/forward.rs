@@ -10,21 +10,23 @@
 mod http2;
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Body, FromServer, RequestBody, Silence};
 use super::error::{Error, TlsFailure};
 use super::headers::Asked;
+use super::tunnel::{self, Wish};
 use super::upstream::{Lease, Retry, ServerAddr, http1};
-use super::{Answer, ClientBody, Exchange, Interim, headers, tunnel};
+use super::{Answer, ClientBody, Exchange, Interim, headers};
 
 /// How often one request is sent again because a server has not processed it.
 const MAX_RETRIES: usize = 2;
@@ -34,11 +36,12 @@ const MAX_RETRIES: usize = 2;
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Exchange {
-    pub(super) async fn forward(
+    /// Turns what a client sent into what a server gets. Not part of [`Exchange::forward`]: in an `async fn` each
+    /// request would be moved around as often again.
+    pub(super) fn prepare(
         &self,
         mut request: Request<ClientBody>,
-        interim: &dyn Interim,
-    ) -> Result<Answer, Error> {
+    ) -> Result<(Request<Box<RequestBody>>, Option<Wish>), Error> {
         let is_1_0 = request.version() == Version::HTTP_10;
         let rules = &self.client.proxy.rules;
         let prepared = headers::prepare_request(&mut request, &self.client.forwarded, rules);
@@ -49,13 +52,22 @@ impl Exchange {
         let Asked { wish, expects } = prepared?;
         if !is_1_0 {
             // Older clients do not know of more than one answer.
+            self.inbox.begin();
             self.inbox.attach(&mut request);
         }
         let request = request.map(|incoming| RequestBody::new(incoming, self.upload.clone()));
         if expects {
             self.upload.hold();
         }
+        Ok((request, wish))
+    }
 
+    pub(super) async fn forward(
+        &self,
+        request: Request<Box<RequestBody>>,
+        wish: Option<Wish>,
+        interim: &dyn Interim,
+    ) -> Result<Answer, Error> {
         let (mut response, server) = self.send_somewhere(request, wish.is_some(), interim).await?;
         let malformed = |cause: &'static str| Error::Malformed(server.clone(), cause.into());
         let granted = wish.filter(|wish| wish.is_granted(response.status()));
@@ -84,7 +96,7 @@ impl Exchange {
             // body when that is first read, and only before the answer.
             self.upload.admit();
             let read = poll_fn(|cx| self.upload.poll_read_from(cx));
-            if self.within_response_timeout(read, interim).await.is_none() {
+            if self.within_response_timeout(pin!(read), interim).await.is_none() {
                 return Err(Error::Silent(server.clone()));
             }
         }
@@ -102,7 +114,7 @@ impl Exchange {
         interim: &dyn Interim,
     ) -> Result<Answer, Error> {
         let server = lease.server().clone();
-        match self.within_response_timeout(lease.into_tunnel(), interim).await {
+        match self.within_response_timeout(pin!(lease.into_tunnel()), interim).await {
             Some(Some(stream)) => Ok(Answer::Tunnel(response, stream)),
             Some(None) => Err(Error::ClosedEarly(server, "right behind its answer".into())),
             None => Err(Error::Silent(server)),
@@ -112,7 +124,7 @@ impl Exchange {
     /// Sends the request to the first server that can be reached.
     async fn send_somewhere(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Request<Box<RequestBody>>,
         may_tunnel: bool,
         interim: &dyn Interim,
     ) -> Result<(Response<FromServer>, &ServerAddr), Error> {
@@ -135,9 +147,19 @@ impl Exchange {
                 server.metrics().sent(!is_fresh);
                 let sent_at = Instant::now();
                 let sent = match lease {
-                    Lease::Http1(lease) => {
-                        let again = if is_fresh { None } else { replay(&request) };
-                        self.send_http1(lease, request, again, may_tunnel, interim).await?
+                    // Not a function: its future would be moved around with the request in it.
+                    Lease::Http1(mut lease) => {
+                        let again = if is_fresh { None } else { Replay::of(&request) };
+                        if may_tunnel {
+                            lease.claim();
+                        }
+                        // What came before, such as a slow connect, is not the server's silence.
+                        self.upload.begin();
+                        let sending = pin!(lease.sender.try_send_request(request));
+                        match self.within_response_timeout(sending, interim).await {
+                            Some(result) => sent_http1(lease, result, again)?,
+                            None => return Err(Error::Silent(lease.server().clone())),
+                        }
                     }
                     // Boxed: HTTP/1 need not carry room for it.
                     Lease::Http2(lease) => Box::pin(self.send_http2(lease, request, interim)).await?,
@@ -148,7 +170,7 @@ impl Exchange {
                         return Ok((response, server.address()));
                     }
                     Sent::Unsent(unsent, error) => {
-                        (request, last) = (unsent, error);
+                        (request, last) = (*unsent, error);
                         if is_fresh {
                             break;
                         }
@@ -157,7 +179,7 @@ impl Exchange {
                     Sent::Lost(again, error) => {
                         tracing::debug!(%error, "a request is sent again on a new connection");
                         server.metrics().retry(Retry::Lost);
-                        (request, may_be_kept) = (again, false);
+                        (request, may_be_kept) = (self.replay(*again), false);
                     }
                     Sent::Refused(refused, error) => {
                         if retries == MAX_RETRIES {
@@ -166,7 +188,7 @@ impl Exchange {
                         retries += 1;
                         server.metrics().retry(Retry::Refused);
                         tracing::debug!(%error, retries, "a request is sent again");
-                        request = refused;
+                        request = *refused;
                     }
                 }
             }
@@ -174,51 +196,26 @@ impl Exchange {
         Err(last)
     }
 
-    /// `again` is the request once more, where that may be sent if the connection ends.
-    async fn send_http1(
-        &self,
-        mut lease: http1::Lease,
-        request: Request<RequestBody>,
-        again: Option<Request<RequestBody>>,
-        may_tunnel: bool,
-        interim: &dyn Interim,
-    ) -> Result<Sent, Error> {
-        if may_tunnel {
-            lease.claim();
+    fn replay(&self, replay: Replay) -> Request<Box<RequestBody>> {
+        let Replay { method, uri, fields, is_informed } = replay;
+        let mut request = Request::new(RequestBody::new(ClientBody::empty(), self.upload.clone()));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        request.headers_mut().extend(fields);
+        if is_informed {
+            self.inbox.attach(&mut request);
         }
-        // What came before, such as a slow connect, is not the server's silence.
-        self.upload.begin();
-        let sending = lease.sender.try_send_request(request);
-        let Some(result) = self.within_response_timeout(sending, interim).await else {
-            return Err(Error::Silent(lease.server().clone()));
-        };
-        match result {
-            Ok(response) => {
-                Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease)))))
-            }
-            Err(mut failure) => {
-                let unsent = failure.take_message();
-                let error = classify(lease.server(), failure);
-                match (unsent, again) {
-                    (Some(request), _) => Ok(Sent::Unsent(request, error)),
-                    (None, Some(again)) if matches!(error, Error::ClosedEarly(..)) => {
-                        Ok(Sent::Lost(again, error))
-                    }
-                    (None, _) => Err(error),
-                }
-            }
-        }
+        request
     }
 
     /// `None` when the server has said nothing for too long after it took the last of the request. While it
     /// waits for the client it is not silent; that clock is kept by the server side.
     async fn within_response_timeout<T>(
         &self,
-        sending: impl Future<Output = T>,
+        mut sending: Pin<&mut impl Future<Output = T>>,
         interim: &dyn Interim,
     ) -> Option<T> {
         let limit = self.client.proxy.response_timeout;
-        let mut sending = pin!(sending);
         poll_fn(|cx| {
             let result = sending.as_mut().poll(cx);
             // They came before it.
@@ -251,17 +248,49 @@ impl Exchange {
     }
 }
 
-/// The same request once more, if it has no body and may be repeated (RFC 9110, section 9.2.2).
-fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.method().is_idempotent() {
-        return None;
+/// What became of a request on this connection. `again` is the request once more, where that may be sent if the
+/// connection ends.
+fn sent_http1(
+    lease: http1::Lease,
+    result: Result<Response<Incoming>, TrySendError<Request<Box<RequestBody>>>>,
+    again: Option<Replay>,
+) -> Result<Sent, Error> {
+    match result {
+        Ok(response) => Ok(Sent::Answered(response.map(|incoming| FromServer::Http1(incoming, Some(lease))))),
+        Err(mut failure) => {
+            let unsent = failure.take_message();
+            let error = classify(lease.server(), failure);
+            match (unsent, again) {
+                (Some(request), _) => Ok(Sent::Unsent(Box::new(request), error)),
+                (None, Some(again)) if matches!(error, Error::ClosedEarly(..)) => {
+                    Ok(Sent::Lost(Box::new(again), error))
+                }
+                (None, _) => Err(error),
+            }
+        }
     }
-    let mut again = Request::new(request.body().again()?);
-    again.method_mut().clone_from(request.method());
-    again.uri_mut().clone_from(request.uri());
-    again.headers_mut().clone_from(request.headers());
-    again.extensions_mut().clone_from(request.extensions());
-    Some(again)
+}
+
+/// What it takes to make a request once more. It is seldom needed, so it is no more than that: to clone a whole
+/// request costs twice as much.
+struct Replay {
+    method: Method,
+    uri: Uri,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    is_informed: bool,
+}
+
+impl Replay {
+    /// Of a request that has no body and may be repeated (RFC 9110, section 9.2.2).
+    fn of(request: &Request<Box<RequestBody>>) -> Option<Replay> {
+        let again = || Replay {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            fields: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            is_informed: !request.extensions().is_empty(),
+        };
+        (request.method().is_idempotent() && request.body().is_end_stream()).then(again)
+    }
 }
 
 /// Says that nothing can follow on the client's connection.
@@ -269,17 +298,18 @@ pub(super) fn close(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
+/// What became of a request. Those that are to be sent again are boxed: the answer need not carry room for them.
 enum Sent {
     Answered(Response<FromServer>),
     /// Nothing of it has left this process.
-    Unsent(Request<RequestBody>, Error),
+    Unsent(Box<Request<Box<RequestBody>>>, Error),
     /// The connection has ended with it, and it may be sent again.
-    Lost(Request<RequestBody>, Error),
+    Lost(Box<Replay>, Error),
     /// The server has not processed it, and said so.
-    Refused(Request<RequestBody>, Error),
+    Refused(Box<Request<Box<RequestBody>>>, Error),
 }
 
-fn classify(server: &ServerAddr, failure: TrySendError<Request<RequestBody>>) -> Error {
+fn classify(server: &ServerAddr, failure: TrySendError<Request<Box<RequestBody>>>) -> Error {
     let error = failure.into_error();
     if error.is_user() {
         // The only thing of ours that can fail there is the request's body.

@@ -25,9 +25,13 @@ struct Inner {
 }
 
 impl Inbox {
+    /// Begins a request.
+    pub(super) fn begin(&self) {
+        self.lock().count = 0;
+    }
+
     /// Has what comes before the answer to this request put here.
     pub(super) fn attach<B>(&self, request: &mut Request<B>) {
-        self.lock().count = 0;
         let inbox = self.clone();
         on_informational(request, move |response| {
             let mut inner = inbox.lock();

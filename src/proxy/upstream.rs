@@ -148,7 +148,8 @@ pub(super) enum Lease {
 }
 
 impl Server {
-    /// Must run within a `LocalSet`, on which the sweep of idle connections then lives as long as the server.
+    /// Must run where tasks can be spawned that are not `Send`: the sweep of idle connections lives as long as the
+    /// server.
     pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig, metrics: Rc<Metrics>) -> Rc<Self> {
         if config.idle_timeout.is_zero() {
             config.max_idle = 0;

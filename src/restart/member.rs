@@ -61,8 +61,8 @@ impl Member {
     /// and hands each connection to `accepted`, which begins it in `tracker`. Connections learn of each
     /// phase from their [`Guard`](super::Guard)s.
     ///
-    /// Returns when what is left must be cut, or nothing is left: drop the `LocalSet` with all its tasks,
-    /// then the `Member`. Must run within a [`LocalSet`](tokio::task::LocalSet).
+    /// Returns when what is left must be cut, or nothing is left: drop all tasks of this thread, then the
+    /// `Member`. Must run where tasks can be spawned that are not `Send`.
     pub async fn attend(
         &self,
         tracker: &Tracker,

@@ -223,11 +223,10 @@ impl<'c> Watch<'c> {
             Waits::Rest
         };
         if waits != self.waits {
+            (self.waits, self.since) = (waits, Instant::now());
             if waits == Waits::Rest {
-                self.rest = Rest::again();
+                self.rest = Rest::again(self.since);
             }
-            self.waits = waits;
-            self.since = Instant::now();
         }
     }
 

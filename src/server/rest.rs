@@ -43,8 +43,8 @@ impl Rest {
     }
 
     /// The rest after a request.
-    pub(super) fn again() -> Self {
-        Rest { since: Instant::now(), fresh: false }
+    pub(super) fn again(since: Instant) -> Self {
+        Rest { since, fresh: false }
     }
 
     /// When it ends: with the idle timeout, or with the drain's grace.

@@ -126,6 +126,9 @@ enum State {
 /// A version but for its last digit (RFC 9112, section 2.3).
 const VERSION: &[u8; 7] = b"HTTP/1.";
 
+/// How nearly every request line ends.
+const VERSION_LINE_END: &[u8] = b"HTTP/1.1\r\n";
+
 /// So many hexadecimal digits tell a size of 64 bits.
 const MAX_SIZE_DIGITS: usize = 16;
 
@@ -231,6 +234,10 @@ impl Scanner {
         let byte = bytes[0];
         self.state = match self.state {
             State::TargetRest if byte == b' ' => State::Version(0),
+            State::Version(0) if bytes.starts_with(VERSION_LINE_END) => {
+                self.state = State::Field;
+                return Ok(VERSION_LINE_END.len());
+            }
             State::Version(at) if at < VERSION.len() => match byte {
                 _ if byte == VERSION[at] => State::Version(at + 1),
                 b'0'..=b'9' if at == 5 => return Err(Refusal::Version),
@@ -267,6 +274,11 @@ impl Scanner {
                 b'\n' => return Err(Refusal::LineEnd),
                 b' ' | b'\t' => return Err(Refusal::Folded),
                 _ => {
+                    if !self.in_body
+                        && let Some(n) = plain_line(bytes)
+                    {
+                        return Ok(n);
+                    }
                     if self.in_body {
                         self.trailers += 1;
                         if self.trailers > self.limits.trailers {
@@ -400,6 +412,18 @@ impl Scanner {
         self.in_body = self.state != State::Start;
         Ok(n)
     }
+}
+
+/// The length of a field's line in a head if it is here in one piece, is good, and says nothing of the body: most are
+/// so, and need none of the states between their parts.
+fn plain_line(bytes: &[u8]) -> Option<usize> {
+    let name = token_run(bytes);
+    if name == 0 || Framing::may_begin(name) || bytes.get(name) != Some(&b':') {
+        return None;
+    }
+    let value = name + 1;
+    let end = value + text_run(&bytes[value..]);
+    bytes[end..].starts_with(b"\r\n").then_some(end + 2)
 }
 
 #[cfg(test)]

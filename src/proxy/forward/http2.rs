@@ -7,7 +7,7 @@
 //! ```
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Exchange {
     pub(super) async fn send_http2(
         &self,
         lease: Lease,
-        request: Request<RequestBody>,
+        request: Request<Box<RequestBody>>,
         interim: &dyn Interim,
     ) -> Result<Sent, Error> {
         self.upload.begin();
@@ -53,12 +53,15 @@ impl Exchange {
             Err(cause) => {
                 let request = Request::from_parts(parts, body);
                 lease.retire();
-                return Ok(Sent::Refused(request, Error::Refused(lease.server().clone(), cause.into())));
+                return Ok(Sent::Refused(
+                    Box::new(request),
+                    Error::Refused(lease.server().clone(), cause.into()),
+                ));
             }
         };
         let mut upload = Upload { body, stream: sending, chunk: Bytes::new(), ended: is_whole };
         let head = Head { answer, interim, passed: 0 };
-        let Some(result) = self.within_response_timeout(both(&mut upload, head), interim).await else {
+        let Some(result) = self.within_response_timeout(pin!(both(&mut upload, head)), interim).await else {
             return Err(Error::Silent(lease.server().clone()));
         };
         match result {
@@ -72,7 +75,7 @@ impl Exchange {
                     lease.retire();
                     let error = Error::Refused(lease.server().clone(), error.into());
                     return match upload.body.is_untouched() {
-                        true => Ok(Sent::Refused(Request::from_parts(parts, upload.body), error)),
+                        true => Ok(Sent::Refused(Box::new(Request::from_parts(parts, upload.body)), error)),
                         false => Err(error),
                     };
                 }
@@ -180,7 +183,7 @@ impl Head<'_> {
 
 /// The request's body on its way.
 struct Upload {
-    body: RequestBody,
+    body: Box<RequestBody>,
     stream: SendStream<Bytes>,
     /// What the server does not take yet.
     chunk: Bytes,

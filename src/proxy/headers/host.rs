@@ -79,7 +79,10 @@ pub(in crate::proxy) fn agreed<B>(
 /// `@` or a second colon, different servers read differently.
 pub(in crate::proxy) fn is_host(host: &[u8]) -> bool {
     let (name, port) = split_port(host);
-    let is_name = |c: &u8| c.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(c);
+    let is_name = |c: &u8| {
+        c.is_ascii_alphanumeric()
+            || matches!(c, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&'..=b',' | b';' | b'=')
+    };
     let is_literal = |c: &u8| c.is_ascii_hexdigit() || b":.".contains(c);
     let named = match name.strip_prefix(b"[").map(|literal| literal.strip_suffix(b"]")) {
         Some(literal) => literal.is_some_and(|literal| !literal.is_empty() && literal.iter().all(is_literal)),

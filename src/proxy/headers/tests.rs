@@ -69,6 +69,12 @@ fn what_a_client_says_of_itself_cannot_be_disguised() {
     let about_the_client = headers.keys().filter(|name| name.as_str().contains('_')).collect::<Vec<_>>();
     assert_eq!(about_the_client, ["x_own"]);
     assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1");
+
+    for name in OURS.iter().chain(&NOT_FROM_CLIENTS).filter(|name| name.as_str().contains('-')) {
+        let disguise = name.as_str().replace('-', "_");
+        let headers = prepared(&[("host", "a"), (&disguise, "forged")]);
+        assert!(!headers.contains_key(&disguise), "{disguise}");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Box<RequestBody>>,
     claim: Claim,
     since_sweep: u32,
 }
@@ -38,7 +38,7 @@ type Claim = Rc<RefCell<Option<oneshot::Sender<TunnelStream>>>>;
 /// A connection that is in use.
 #[derive(Debug)]
 pub(in crate::proxy) struct Lease {
-    pub(in crate::proxy) sender: SendRequest<RequestBody>,
+    pub(in crate::proxy) sender: SendRequest<Box<RequestBody>>,
     claim: Claim,
     claimed: Option<oneshot::Receiver<TunnelStream>>,
     server: Rc<Server>,

@@ -36,6 +36,11 @@ impl Framing {
         Framing { connect: method.as_bytes() == b"CONNECT", ..Framing::default() }
     }
 
+    /// Whether a field of a head whose name is so long may say something of the body.
+    pub(super) fn may_begin(length: usize) -> bool {
+        matches!(length, 14 | 17)
+    }
+
     /// Begins the field `name`.
     pub(super) fn begin(&self, name: &Word, in_trailers: bool) -> Result<Field, Refusal> {
         let is = |field: &[u8]| name.as_bytes().eq_ignore_ascii_case(field);
