@@ -22,6 +22,7 @@ use http::header::ACCEPT;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, spawn_local};
 
@@ -60,6 +61,8 @@ struct Desk {
     viewer: Viewer,
     identity: Identity,
     exposition: Exposition,
+    /// The metrics are written down once at a time: it is work, and anybody may ask.
+    writing: Semaphore,
     observer: Rc<Observer>,
     place: Place,
     page: Page,
@@ -85,7 +88,15 @@ impl AdminServer {
         observer: Rc<Observer>,
         place: Place,
     ) -> Self {
-        let desk = Desk { viewer, identity, exposition, observer, place, page: Page::new() };
+        let desk = Desk {
+            viewer,
+            identity,
+            exposition,
+            writing: Semaphore::new(1),
+            observer,
+            place,
+            page: Page::new(),
+        };
         AdminServer { desk: Rc::new(desk), connections: Rc::default() }
     }
 
@@ -115,7 +126,11 @@ impl Desk {
             Answer::Ready(response) => response,
             Answer::Front(_) if page::wanted(request.headers()) => self.page.response(),
             Answer::Front(response) => response,
-            Answer::Metrics => metrics(self.exposition.clone(), request.headers()).await,
+            Answer::Metrics => {
+                // It is never closed.
+                let _turn = self.writing.acquire().await;
+                metrics(self.exposition.clone(), request.headers()).await
+            }
             Answer::Overview => text(StatusCode::OK, "application/json", self.observer.look().await),
             Answer::Events if request.method() == Method::HEAD => {
                 text(StatusCode::OK, "text/event-stream", "")

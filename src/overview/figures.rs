@@ -14,7 +14,7 @@ const SHORTEST: Duration = Duration::from_millis(900);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The ends of requests that are no fault of the client's.
-const OUR_FAULT: [&str; 3] = ["broken_off", "dropped", "crashed"];
+const OUR_FAULT: [&str; 4] = ["broken_off", "dropped_before_answer", "dropped_in_answer", "crashed"];
 /// The ends of connections that are drops.
 const DROPS: [&str; 4] = ["dropped_in_flight", "dropped_idle", "crashed", "lost"];
 

@@ -100,6 +100,8 @@ impl http_body::Body for Body {
         };
         if let Some(Answers { flight, status, .. }) = &mut this.answers {
             match &frame {
+                // Nothing comes behind them, and nobody asks.
+                Some(Ok(frame)) if frame.is_trailers() => flight.answered(*status),
                 Some(Ok(frame)) => flight.send(frame.data_ref().map_or(0, Bytes::len)),
                 Some(Err(_)) => flight.break_off(),
                 None => flight.answered(*status),

@@ -195,7 +195,7 @@ impl Driver {
             unsettled.extend(ledger.adopt(segment));
         }
         let is_alive = |table: &Table| maker == Some(table.generation) || others.has(table.generation);
-        unsettled.extend(ledger.close(|table| !is_alive(table)));
+        unsettled.extend(ledger.close(true, |table| !is_alive(table)));
         let program = match &options.executable {
             Some(program) => invocation.absolute(program),
             None => invocation.executable.clone(),

@@ -175,6 +175,15 @@ impl Ledger {
             if held.iter().any(|held| includes(held.segment.table(), segment.table())) {
                 return;
             }
+            // Which should not come to be. What is in one alone is lost, and that is better than all of it twice.
+            let overlaps =
+                |other: &Table| other.includes.iter().any(|one| segment.table().includes.contains(one));
+            let includes_none = |held: &Held| !includes(segment.table(), held.segment.table());
+            if held.iter().any(|held| overlaps(held.segment.table()) && includes_none(held)) {
+                tracing::warn!("two sums of the same counters; one of them is left out");
+                change.removed.push(segment.table().identity);
+                return;
+            }
             held.retain(|held| {
                 let stays = !includes(segment.table(), held.segment.table());
                 if !stays {
@@ -189,8 +198,10 @@ impl Ledger {
         change
     }
 
-    /// Closes the books of the processes that are dead: nothing of theirs changes any more.
-    pub(crate) fn close(&self, is_dead: impl Fn(&Table) -> bool) -> Change {
+    /// Closes the books of the processes that are dead: nothing of theirs changes any more. Without `adds_up` no new sum
+    /// is made of them: where a child holds the same segments and may come to add them up as well, there would be two
+    /// sums of the same.
+    pub(crate) fn close(&self, adds_up: bool, is_dead: impl Fn(&Table) -> bool) -> Change {
         let mut change = Change::default();
         self.0.send_modify(|Books(held)| {
             // The first is this process's own.
@@ -198,7 +209,8 @@ impl Ledger {
                 held.dead |= is_dead(held.segment.table());
             }
             let dead: Vec<Held> = held.iter().filter(|held| held.dead).cloned().collect();
-            if dead.iter().all(|held| held.segment.table().generation == 0) && dead.len() < 2 {
+            let is_summed = dead.iter().all(|held| held.segment.table().generation == 0) && dead.len() < 2;
+            if is_summed || !adds_up {
                 return;
             }
             match sum(&Books(dead.clone())) {
@@ -304,13 +316,13 @@ mod tests {
         expect(&ledger, 21, 14, 0, 5, &[("x", 2), ("y", 1)]);
         assert_eq!(ledger.books().alive().count(), 2);
 
-        let change = ledger.close(|table| table.generation == 1);
+        let change = ledger.close(true, |table| table.generation == 1);
         assert_eq!(change.removed, [one.segment.table().identity]);
         assert_eq!(change.added[0].table().includes, change.removed);
         expect(&ledger, 21, 14, 4, 2, &[("x", 2), ("y", 1)]);
         assert_eq!(ledger.books().alive().count(), 1);
         // There is nothing to be done again.
-        assert!(ledger.close(|table| table.generation == 1).added.is_empty());
+        assert!(ledger.close(true, |table| table.generation == 1).added.is_empty());
         expect(&ledger, 21, 14, 4, 2, &[("x", 2), ("y", 1)]);
     }
 
@@ -320,7 +332,7 @@ mod tests {
         let ledger = Ledger::new(own.segment.clone());
         for generation in 1..=8 {
             ledger.adopt(process(generation, "x").descriptor());
-            ledger.close(|table| table.generation == generation);
+            ledger.close(true, |table| table.generation == generation);
             assert_eq!(ledger.books().0.len(), 2);
         }
         expect(&ledger, 90, 63, 24, 2, &[("x", 9)]);
@@ -333,7 +345,7 @@ mod tests {
         let (one, two, three) = (process(1, "x"), process(2, "x"), process(3, "x"));
         let parent = Ledger::new(two.segment.clone());
         parent.adopt(one.descriptor());
-        let sum = parent.close(|table| table.generation == 1).added.remove(0);
+        let sum = parent.close(true, |table| table.generation == 1).added.remove(0);
 
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
             let child = Ledger::new(three.segment.clone());
@@ -343,11 +355,35 @@ mod tests {
             }
             child.adopt(two.descriptor());
             expect(&child, 30, 21, 3, 4, &[("x", 3)]);
-            child.close(|table| table.generation < 3);
+            child.close(true, |table| table.generation < 3);
             expect(&child, 30, 21, 6, 2, &[("x", 3)]);
             child.adopt(one.descriptor());
             expect(&child, 30, 21, 6, 2, &[("x", 3)]);
         }
+    }
+
+    /// The owner and its child had each added up the generation that died in a probation. systemd kept both sums, and
+    /// after the next crash everything that was ever counted counted twice.
+    #[test]
+    fn of_two_sums_of_the_same_one_counts() {
+        let (one, two, three) = (process(1, "x"), process(2, "x"), process(3, "x"));
+        let sums = [&two, &three].map(|process| {
+            let ledger = Ledger::new(process.segment.clone());
+            ledger.adopt(one.descriptor());
+            ledger.close(true, |table| table.generation == 1).added.remove(0)
+        });
+        let next = Ledger::new(process(4, "x").segment);
+        for sum in &sums {
+            next.adopt(sum.as_fd().try_clone_to_owned().unwrap());
+        }
+        expect(&next, 20, 14, 3, 2, &[("x", 2)]);
+        // While it has a child, the owner makes none.
+        let owner = Ledger::new(two.segment.clone());
+        owner.adopt(one.descriptor());
+        assert!(owner.close(false, |table| table.generation == 1).added.is_empty());
+        expect(&owner, 20, 14, 3, 2, &[("x", 2)]);
+        assert_eq!(owner.close(true, |_| false).removed, [one.segment.table().identity]);
+        expect(&owner, 20, 14, 3, 2, &[("x", 2)]);
     }
 
     #[test]
@@ -371,7 +407,7 @@ mod tests {
         let own = process(2, "x");
         let ledger = Ledger::new(own.segment.clone());
         ledger.adopt(segment.as_fd().try_clone_to_owned().unwrap());
-        ledger.close(|table| table.generation == 1);
+        ledger.close(true, |table| table.generation == 1);
         let next = Ledger::new(process(3, "x").segment);
         for held in &ledger.books().0[1..] {
             next.adopt(held.segment.as_fd().try_clone_to_owned().unwrap());

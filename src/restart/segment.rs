@@ -233,7 +233,7 @@ impl Segment {
     }
 
     fn with(fd: OwnedFd, mapping: Mapping) -> std::io::Result<Segment> {
-        let words: Vec<u64> = mapping.iter().map(|word| word.load(Relaxed)).collect();
+        let words = mapping.snapshot();
         let table = Table::read(&words)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         Ok(Segment(Arc::new(Inner { fd, mapping, table })))
@@ -247,8 +247,8 @@ impl Segment {
     /// The value of the entry at `place` in the table, over all shards. A gauge is an `i64` in the same bits.
     pub fn value(&self, place: usize) -> u64 {
         let Table { shards, capacity, values, .. } = self.0.table;
-        let in_shard = |shard| self.0.mapping.get(values + shard * capacity + place);
-        (0..shards).filter_map(in_shard).fold(0, |sum, word| sum.wrapping_add(word.load(Relaxed)))
+        let in_shard = |shard| self.0.mapping.load(values + shard * capacity + place);
+        (0..shards).filter_map(in_shard).fold(0, u64::wrapping_add)
     }
 
     /// By place in the table: of what began and is counted there, how much has not ended; 0 for entries that count

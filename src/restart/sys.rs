@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 mod memory;
 
 use super::error::Error;
-pub(crate) use memory::Mapping;
+pub(crate) use memory::{MAX_WORDS, Mapping};
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 
@@ -287,6 +288,14 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     // SAFETY: the size of the structure is part of the request's number, so the kernel writes no more.
     unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }?;
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+}
+
+/// Whether the process of a pidfd is dead, or is within a moment: its descriptors are closed a little before that is
+/// known (pidfd_open(2)).
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    const MOMENT_MS: u16 = 20;
+    let mut waited = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut waited, MOMENT_MS).is_ok_and(|ready| ready > 0)
 }
 
 /// Kills a process by its pidfd, which cannot mean another (pidfd_send_signal(2)).

@@ -44,7 +44,9 @@ impl FromUpstream {
         match frame {
             Poll::Ready(frame) => {
                 self.silence.since = None;
-                self.ended = frame.is_none();
+                // hyper asks for nothing behind trailers.
+                self.ended =
+                    frame.as_ref().is_none_or(|frame| matches!(frame, Ok(frame) if frame.is_trailers()));
                 Poll::Ready(frame)
             }
             Poll::Pending => {

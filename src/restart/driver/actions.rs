@@ -279,6 +279,9 @@ impl Driver {
         };
         let (channel, pidfd) = child.into_parts();
         self.others.add(introduction, channel, pidfd);
+        // Those who died meanwhile.
+        let change = self.ledger.close(true, |_| false);
+        self.settle(change);
     }
 
     /// The parent drains from now on, and this process looks after it.
@@ -317,6 +320,10 @@ impl Driver {
             _ => None,
         };
         if let Some((verdict, note)) = ended {
+            if self.superior.is_none() {
+                // Otherwise the parent counts it.
+                self.figures.ended(&verdict, None);
+            }
             self.history.send_modify(|history| history.end(&verdict, note, unix_ms(SystemTime::now())));
         }
         if self.superior.is_none() {
@@ -326,16 +333,20 @@ impl Driver {
 
     /// A generation is dead: what it has counted is its last word.
     pub(super) fn close_books(&mut self, generation: u32) {
-        let change = self.ledger.close(|table| table.generation == generation);
+        let change = self.ledger.close(self.child.is_none(), |table| table.generation == generation);
         self.settle(change);
     }
 
-    /// Has the service manager keep the counters, so that they go on after a crash. It hears the main process only: a
-    /// new owner, which is not that yet, tells what there is when its predecessor is gone.
+    /// Has the service manager keep the counters, so that they go on after a crash. It hears the main process only, which
+    /// a new owner is once its parent has said so: it says all again when that is gone.
     pub(super) fn settle(&mut self, change: Change) {
         self.unsettled.extend(change);
         if self.owner {
-            let Change { added, removed } = std::mem::take(&mut self.unsettled);
+            let may_be_unheard = self.parent.is_some_and(|parent| self.others.has(parent));
+            let Change { added, removed } = match may_be_unheard {
+                true => self.unsettled.clone(),
+                false => std::mem::take(&mut self.unsettled),
+            };
             for segment in &added {
                 self.notifier.store(segment);
             }

@@ -122,7 +122,7 @@ impl Figures {
         self.shard.set(self.columns.phases[phase as usize], 1);
         match phase {
             Phase::Committing => self.committing.set(Some(Instant::now())),
-            Phase::Gone => {
+            Phase::Cut | Phase::Gone => {
                 if let Some(since) = self.drain.take() {
                     self.observe(&self.columns.drain, since);
                 }

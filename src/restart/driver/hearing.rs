@@ -1,5 +1,6 @@
 //! What the driver makes of what it hears: from its child, its superior, the generations that drain, its workers.
 
+use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use super::{Asker, Driver, Outcome};
@@ -10,6 +11,7 @@ use crate::restart::peers::Peers;
 use crate::restart::pidfile;
 use crate::restart::spawn::ChildEvent;
 use crate::restart::state::{Event, Failure, Phase, Stop};
+use crate::restart::sys;
 
 impl Driver {
     pub(super) fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
@@ -52,7 +54,9 @@ impl Driver {
         match message {
             None => {
                 self.superior = None;
-                if let Some(parent) = self.parent {
+                // The channel of one that was rolled back may be another's by now, and its parent be alive.
+                let parent = self.predecessor.as_ref().filter(|parent| sys::has_ended(parent.pidfd.as_fd()));
+                if let Some(parent) = parent.map(|parent| parent.introduction.generation) {
                     self.close_books(parent);
                 }
                 Some(Event::ParentGone)

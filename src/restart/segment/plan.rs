@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use super::super::sys::MAX_WORDS;
 use super::{Entry, HEADER, INCLUDES, Kind, MAGIC, MAX_SHARDS, MAX_TABLE, Owner, Series};
 
 /// The place of a series in the shards of this process's own segment.
@@ -125,6 +126,10 @@ impl Plan {
         words[5] = capacity as u64;
         words[6] = table;
         let all = words.len() + shards * capacity;
+        // More than others would map.
+        if all > MAX_WORDS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is too much to be counted"));
+        }
         Ok((words, all))
     }
 }

@@ -7,7 +7,7 @@ fn owner() -> Owner {
 }
 
 fn words(segment: &Segment) -> Vec<u64> {
-    segment.0.mapping.iter().map(|word| word.load(Relaxed)).collect()
+    segment.0.mapping.snapshot()
 }
 
 /// As another process sees it.

@@ -3,11 +3,10 @@
 use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroUsize;
-use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -82,16 +81,23 @@ impl Mapping {
         Ok(Mapping { start: start.cast(), words, writable })
     }
 
+    /// A word.
+    pub(crate) fn load(&self, at: usize) -> Option<u64> {
+        self.words().get(at).map(|word| word.load(Relaxed))
+    }
+
+    /// All of them, each as it is when it is looked at.
+    pub(crate) fn snapshot(&self) -> Vec<u64> {
+        self.words().iter().map(|word| word.load(Relaxed)).collect()
+    }
+
     /// The words, if this process may store to them.
     pub(crate) fn writable(&self) -> Option<&[AtomicU64]> {
-        self.writable.then_some(self)
+        self.writable.then(|| self.words())
     }
-}
 
-impl Deref for Mapping {
-    type Target = [AtomicU64];
-
-    fn deref(&self) -> &[AtomicU64] {
+    /// Not for others: to store to what may only be read ends the process.
+    fn words(&self) -> &[AtomicU64] {
         // SAFETY: see `start`. A mapping begins at a page, so the words are aligned; all bit patterns are valid; and
         // what other processes do to them at the same time, they do to atomics.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.words) }
@@ -109,18 +115,16 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn two_see_the_same_words() {
         let (fd, ours) = Mapping::create(c"test", 100).unwrap();
         let theirs = Mapping::open(fd.as_fd()).unwrap();
-        assert_eq!((ours.len(), theirs.len()), (100, 100));
+        assert_eq!((ours.snapshot().len(), theirs.snapshot().len()), (100, 100));
         ours.writable().unwrap()[99].store(7, Relaxed);
-        assert_eq!(theirs[99].load(Relaxed), 7);
+        assert_eq!((theirs.load(99), theirs.load(100)), (Some(7), None));
         assert!(theirs.writable().is_none());
     }
 

@@ -211,3 +211,23 @@ fn a_tunnel_ends_once_however_it_ends() {
         edge.expect_balance();
     });
 }
+
+/// hyper asks for nothing behind trailers: such an answer was held to be broken off by its client, and its connection
+/// to the server was not kept.
+#[test]
+fn an_answer_with_trailers_is_whole() {
+    run(async {
+        let trailers = "5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n";
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
+        let answer: &'static str = Box::leak(format!("{answer}{trailers}").into());
+        let (address, _requests) = recorder_with(answer).await;
+        let edge = edge(address).await;
+        let mut client = edge.connect().await;
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").await;
+            assert!(client.message().await.trailers.contains("x-sum: 1"));
+        }
+        edge.expect("requests_ended_total", &[("protocol=http1,method=GET,status=2xx,end=answered", 2)]);
+        edge.expect("upstream_requests_total", &[("connection=new", 1), ("connection=kept", 1)]);
+    });
+}
