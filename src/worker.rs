@@ -9,8 +9,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::task::spawn_local;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
 use crate::metrics::{Family, NANOSECONDS, Source};
@@ -93,7 +93,7 @@ impl Worker {
         // The runtime cannot leave the thread, and that it could not be built must be known before `Ready`.
         let (begin, begun) = mpsc::channel();
         let run = move || {
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = Builder::new_current_thread().enable_all().build();
             let (runtime, result) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),
                 Err(error) => (None, Err(error)),
@@ -101,7 +101,7 @@ impl Worker {
             // Whoever would hear it waits for it.
             begin.send(result).ok();
             if let Some(runtime) = runtime {
-                self.run(runtime);
+                self.run(&runtime);
             }
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
@@ -109,8 +109,9 @@ impl Worker {
         Ok(thread)
     }
 
-    fn run(self, runtime: LocalRuntime) {
+    fn run(self, runtime: &Runtime) {
         let Worker { config, columns, member, listeners } = self;
+        let tasks = LocalSet::new();
         let tracker = member.tracker();
         let serving = async {
             let shard = member.shard();
@@ -130,10 +131,11 @@ impl Worker {
             proxy.cut();
             metrics.cut();
         };
-        runtime.block_on(serving);
-        // In this order: the connections that are cut count themselves before the member says it has left. A look-up
-        // of a name is not waited for.
-        runtime.shutdown_background();
+        tasks.block_on(runtime, serving);
+        // In this order: the connections that are cut count themselves before the member says it has left. A connection
+        // goes before its streams, which are later tasks: what is cut must not be told that only a stream has ended. A
+        // runtime's own tasks (`tokio::runtime::LocalRuntime`) do not end in the order in which they began.
+        drop(tasks);
         drop(member);
     }
 }
