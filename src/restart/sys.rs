@@ -293,7 +293,8 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
 /// Whether the process of a pidfd is dead, or is within a moment: its descriptors are closed a little before that is
 /// known (pidfd_open(2)).
 pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    const MOMENT_MS: u16 = 20;
+    // A busy machine may take that long from the one to the other. It is waited for only if the process lives.
+    const MOMENT_MS: u16 = 200;
     let mut waited = [PollFd::new(pidfd, PollFlags::POLLIN)];
     poll(&mut waited, MOMENT_MS).is_ok_and(|ready| ready > 0)
 }
