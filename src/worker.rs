@@ -5,7 +5,6 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -69,7 +68,7 @@ async fn measure_lag(lag: Histogram, shard: Shard) {
     loop {
         let due = Instant::now() + LAG_PERIOD;
         sleep_until(due).await;
-        shard.observe(&lag, u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        shard.observe_since(&lag, due);
     }
 }
 
@@ -90,23 +89,9 @@ impl Worker {
     /// Starts it on a thread of its own, where it runs until the process ends or what is left is to be cut. An error
     /// is that it cannot begin.
     pub fn start(self, name: &str) -> io::Result<JoinHandle<()>> {
-        // The runtime cannot leave the thread, and that it could not be built must be known before `Ready`.
-        let (begin, begun) = mpsc::channel();
-        let run = move || {
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let (runtime, result) = match runtime {
-                Ok(runtime) => (Some(runtime), Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            // Whoever would hear it waits for it.
-            begin.send(result).ok();
-            if let Some(runtime) = runtime {
-                self.run(&runtime);
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(thread)
+        // The runtime first, here: a thread that cannot begin would be found out only after `Ready`.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || self.run(&runtime))
     }
 
     fn run(self, runtime: &Runtime) {

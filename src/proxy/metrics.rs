@@ -295,9 +295,8 @@ impl Flight {
     }
 
     fn finish(&self, slot: Slot) {
-        let nanoseconds = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.metrics.shard.add(slot, 1);
-        self.metrics.shard.observe(&self.columns().duration, nanoseconds);
+        self.metrics.shard.observe_since(&self.columns().duration, self.since);
     }
 }
 

@@ -39,6 +39,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tokio::time::Instant;
+
 use super::sys::Mapping;
 pub use plan::{Histogram, Plan, Slot};
 pub use series::Series;
@@ -340,6 +342,11 @@ impl Shard {
         let (bucket, sum) = histogram.slots(value);
         self.add(bucket, 1);
         self.add(sum, value);
+    }
+
+    /// Adds the time since then, in nanoseconds.
+    pub fn observe_since(&self, histogram: &Histogram, since: Instant) {
+        self.observe(histogram, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Moves a gauge up or down.

@@ -227,8 +227,7 @@ impl Metrics {
         let version = usize::from(session.protocol_version() == Some(ProtocolVersion::TLSv1_3));
         let resumed = usize::from(session.handshake_kind() == Some(HandshakeKind::Resumed));
         self.shard.add(self.columns.handshakes[version][resumed], 1);
-        let nanoseconds = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.shard.observe(&self.columns.duration, nanoseconds);
+        self.shard.observe_since(&self.columns.duration, since);
     }
 
     pub(super) fn not_shaken(&self, why: HandshakeFailure) {

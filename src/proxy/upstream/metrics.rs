@@ -127,7 +127,7 @@ impl Metrics {
     /// A connection was made.
     pub(super) fn connected(self: &Rc<Self>, since: Instant) -> Open {
         self.shard.add(self.columns.connections, 1);
-        self.observe(&self.columns.connect_duration, since);
+        self.shard.observe_since(&self.columns.connect_duration, since);
         Open(self.clone())
     }
 
@@ -143,15 +143,11 @@ impl Metrics {
     /// The head of an answer has come.
     pub(in crate::proxy) fn answered(&self, status: StatusCode, since: Instant) {
         self.shard.add(self.columns.responses[class_of(status)], 1);
-        self.observe(&self.columns.response_duration, since);
+        self.shard.observe_since(&self.columns.response_duration, since);
     }
 
     pub(in crate::proxy) fn retry(&self, why: Retry) {
         self.shard.add(self.columns.retries[why as usize], 1);
-    }
-
-    fn observe(&self, histogram: &Histogram, since: Instant) {
-        self.shard.observe(histogram, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 }
 

@@ -124,7 +124,7 @@ impl Figures {
             Phase::Committing => self.committing.set(Some(Instant::now())),
             Phase::Cut | Phase::Gone => {
                 if let Some(since) = self.drain.take() {
-                    self.observe(&self.columns.drain, since);
+                    self.shard.observe_since(&self.columns.drain, since);
                 }
             }
             _ => {}
@@ -146,7 +146,7 @@ impl Figures {
     }
 
     pub(super) fn ready(&self, asked: Instant) {
-        self.observe(&self.columns.ready, asked);
+        self.shard.observe_since(&self.columns.ready, asked);
     }
 
     pub(super) fn refused(&self) {
@@ -157,10 +157,10 @@ impl Figures {
         let slot = match verdict {
             Verdict::Committed => {
                 if let Some(since) = self.committing.take() {
-                    self.observe(&self.columns.commit, since);
+                    self.shard.observe_since(&self.columns.commit, since);
                 }
                 if let Some(asked) = asked {
-                    self.observe(&self.columns.upgrade, asked);
+                    self.shard.observe_since(&self.columns.upgrade, asked);
                 }
                 self.columns.committed
             }
@@ -171,9 +171,5 @@ impl Figures {
             }
         };
         self.shard.add(slot, 1);
-    }
-
-    fn observe(&self, histogram: &Histogram, since: Instant) {
-        self.shard.observe(histogram, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 }
