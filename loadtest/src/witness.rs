@@ -4,7 +4,12 @@
 //! a tunnel, a message that is to come back. Each ends in exactly one [`Class`]. What a client would notice without
 //! losing anything is a [`Disturbance`].
 
+mod frames;
+mod wire;
+
 use serde::{Deserialize, Serialize};
+
+pub use wire::{End, Log, Wire};
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
