@@ -15,7 +15,7 @@ use crate::now::{Moment, Now};
 use crate::results::Connections;
 use crate::scenario::Traffic;
 use crate::witness::{Class, Disturbance, Failure, Phase, Unit};
-pub use sum::Sum;
+pub use sum::{SoFar, Sum};
 
 /// The longest latency that is told apart, in microseconds: an hour.
 const LONGEST: u64 = 3_600_000_000;

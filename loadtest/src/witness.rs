@@ -192,7 +192,7 @@ pub struct Failure {
     pub bytes_seen: u64,
     /// How long it had taken, in milliseconds since its intended time.
     pub after_ms: f64,
-    /// Whether it was inside a process that was killed on purpose: see [`crate::disturb::kill`].
+    /// Whether it was inside a process that was killed on purpose: see [`crate::now::Now::excused`].
     pub excused: bool,
     /// How it went when it was sent once more on a new connection, if a browser would have done so. Counted nowhere
     /// else.

@@ -1,0 +1,330 @@
+//! An HTTP connection and its driver: who ended it, and whether anything was under way then.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context as Waker, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::Context;
+use super::body::Sent;
+use super::connect::{Connected, NotConnected, class_of_end};
+use crate::recorder::Peer;
+use crate::scenario::Carrier;
+use crate::witness::{Class, Disturbance, Log, Wire};
+
+/// A connection that carries requests.
+pub(super) struct Connection {
+    sender: RefCell<Sender>,
+    pub(super) state: Rc<State>,
+    local_port: u16,
+    connected: Instant,
+}
+
+/// What is known of a connection, by its driver and its users.
+#[derive(Default)]
+pub(super) struct State {
+    /// What passed.
+    pub(super) log: Rc<Log>,
+    /// Exchanges begun on it.
+    pub(super) exchanges: Cell<u32>,
+    /// Exchanges under way.
+    pub(super) in_flight: Cell<u32>,
+    /// The proxy has said that it ends.
+    pub(super) announced: Cell<bool>,
+    /// We end it.
+    pub(super) closing: Cell<bool>,
+    /// It has ended.
+    pub(super) over: Cell<bool>,
+    /// That it was closed while idle has been counted.
+    idle_counted: Cell<bool>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Sent>),
+    Http2(http2::SendRequest<Sent>),
+}
+
+impl State {
+    /// Whether a new exchange may begin on it.
+    pub(super) fn usable(&self) -> bool {
+        let ends = self.over.get() || self.announced.get() || self.closing.get();
+        !ends && self.log.end.get().is_none() && self.log.frames.goaway.get().is_none()
+    }
+
+    /// What broke an exchange of whose answer `seen` bytes had come; `stream` is its number on HTTP/2.
+    pub(super) fn class_of(&self, error: &hyper::Error, stream: Option<u32>, seen: u64) -> Class {
+        let last = self.log.frames.goaway.get();
+        if stream.is_some_and(|stream| last.is_some_and(|last| stream > last)) {
+            return Class::RefusedStream;
+        }
+        match reset(error) {
+            Some(h2::Reason::REFUSED_STREAM) => Class::RefusedStream,
+            Some(_) => Class::Reset,
+            None => self.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, seen)),
+        }
+    }
+
+    /// It was closed at rest, without a word: counted once.
+    pub(super) fn closed_idle(&self, context: &Context, kind: usize) {
+        let expected = self.announced.get() || self.closing.get() || self.log.frames.goaway.get().is_some();
+        if !expected && !self.idle_counted.replace(true) {
+            context.recorder.disturbed(kind, Disturbance::ClosedIdle);
+        }
+    }
+}
+
+impl Connection {
+    /// Makes one for the `kind`th traffic, and spawns its driver.
+    pub(super) async fn open(
+        context: &Rc<Context>,
+        kind: usize,
+        carrier: Carrier,
+    ) -> Result<Rc<Connection>, NotConnected> {
+        context.recorder.connecting(kind);
+        let opened = async {
+            let connected = context.connector.connect(carrier).await?;
+            Connection::over(context, kind, carrier, connected).await
+        };
+        let opened = opened.await;
+        if let Err(failed) = &opened {
+            context.recorder.not_connected(kind, failed.class);
+        }
+        opened
+    }
+
+    async fn over(
+        context: &Rc<Context>,
+        kind: usize,
+        carrier: Carrier,
+        connected: Connected,
+    ) -> Result<Rc<Connection>, NotConnected> {
+        if connected.unresumed {
+            context.recorder.disturbed(kind, Disturbance::FullHandshake);
+        }
+        let state = Rc::new(State::default());
+        let http2 = carrier == Carrier::Http2;
+        let wire = TokioIo::new(Wire::new(connected.stream, Rc::clone(&state.log), http2));
+        let no_http =
+            |error: hyper::Error| NotConnected { class: Class::Malformed, detail: describe(&error) };
+        let sender = if http2 {
+            let mut builder = http2::Builder::new(Local);
+            builder.timer(TokioTimer::new());
+            let (sender, connection) = builder.handshake(wire).await.map_err(no_http)?;
+            drive(context, kind, &state, connection);
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) = http1::Builder::new().handshake(wire).await.map_err(no_http)?;
+            drive(context, kind, &state, connection);
+            Sender::Http1(sender)
+        };
+        let Connected { local_port, at, .. } = connected;
+        Ok(Rc::new(Connection { sender: RefCell::new(sender), state, local_port, connected: at }))
+    }
+
+    /// Who it is, for an exchange that is about to begin.
+    pub(super) fn peer(&self) -> Peer {
+        Peer {
+            local_port: self.local_port,
+            connected: self.connected,
+            reused: self.state.exchanges.get() > 0,
+        }
+    }
+
+    /// An exchange begins; it is under way until what is given back is dropped.
+    pub(super) fn begin(&self, carrier: Carrier) -> UnderWay {
+        let state = Rc::clone(&self.state);
+        state.in_flight.set(state.in_flight.get() + 1);
+        let before = state.exchanges.get();
+        state.exchanges.set(before + 1);
+        UnderWay { state, stream: (carrier == Carrier::Http2).then_some(2 * before + 1) }
+    }
+
+    /// When a request may be sent; an error if the connection is over.
+    pub(super) async fn ready(&self) -> Result<(), hyper::Error> {
+        poll_fn(|context| self.poll_ready(context)).await
+    }
+
+    fn poll_ready(&self, context: &mut Waker<'_>) -> Poll<Result<(), hyper::Error>> {
+        match &mut *self.sender.borrow_mut() {
+            Sender::Http1(sender) => sender.poll_ready(context),
+            Sender::Http2(sender) => sender.poll_ready(context),
+        }
+    }
+
+    /// Sends a request; it comes back if nothing of it was sent.
+    pub(super) fn send(
+        &self,
+        request: Request<Sent>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Sent>>>> + use<> {
+        let sent = match &mut *self.sender.borrow_mut() {
+            Sender::Http1(sender) => Ok(sender.try_send_request(request)),
+            Sender::Http2(sender) => Err(sender.try_send_request(request)),
+        };
+        async move {
+            match sent {
+                Ok(http1) => http1.await,
+                Err(http2) => http2.await,
+            }
+        }
+    }
+}
+
+/// An exchange under way on a connection.
+pub(super) struct UnderWay {
+    state: Rc<State>,
+    /// The number of its stream, on HTTP/2: they are given out in order, odd ones to clients (RFC 9113, section 5.1.1).
+    pub(super) stream: Option<u32>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.state.in_flight.set(self.state.in_flight.get() - 1);
+    }
+}
+
+/// Why the peer reset the stream, if it did.
+fn reset(error: &hyper::Error) -> Option<h2::Reason> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason().filter(|_| error.is_reset() && error.is_remote());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// hyper's tasks belong to this thread.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Runs the connection until it ends, and counts how.
+fn drive(
+    context: &Rc<Context>,
+    kind: usize,
+    state: &Rc<State>,
+    connection: impl Future<Output = Result<(), hyper::Error>> + 'static,
+) {
+    let (context, state) = (Rc::clone(context), Rc::clone(state));
+    let ready = context.recorder.now().moment().ready;
+    context.recorder.connected(ready);
+    spawn_local(async move {
+        let mut connection = pin!(connection);
+        let mut goaway = false;
+        poll_fn(|waker| {
+            let polled = connection.as_mut().poll(waker);
+            if !goaway && state.log.frames.goaways.get() > 0 {
+                goaway = true;
+                context.recorder.disturbed(kind, Disturbance::GoAway);
+            }
+            // How it ended is in the log; what hyper says of it is not needed.
+            polled.map(drop)
+        })
+        .await;
+        state.over.set(true);
+        let by_peer = state.log.end.get().is_some();
+        let expected = state.announced.get() || state.closing.get() || goaway;
+        if by_peer && state.in_flight.get() == 0 {
+            state.closed_idle(&context, kind);
+        }
+        context.recorder.disconnected(kind, ready, by_peer && !expected);
+    });
+}
+
+/// An error with its causes, in one line.
+pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A connection of a user, or of several on HTTP/2, that is made when it is needed and made anew when it is gone.
+pub(super) struct Slot {
+    kind: usize,
+    carrier: Carrier,
+    connection: RefCell<Option<Rc<Connection>>>,
+    connecting: tokio::sync::Mutex<()>,
+    /// Whether a connection that is made now takes the place of one that we did not close.
+    anew: Cell<bool>,
+}
+
+impl Slot {
+    pub(super) fn new(kind: usize, carrier: Carrier) -> Slot {
+        Slot {
+            kind,
+            carrier,
+            connection: RefCell::default(),
+            connecting: tokio::sync::Mutex::default(),
+            anew: Cell::default(),
+        }
+    }
+
+    /// The traffic that it is for.
+    pub(super) fn kind(&self) -> usize {
+        self.kind
+    }
+
+    /// The connection turned out to be over when an exchange was about to begin on it.
+    pub(super) fn gone(&self, context: &Context, connection: &Rc<Connection>) {
+        connection.state.over.set(true);
+        connection.state.closed_idle(context, self.kind);
+    }
+
+    /// The connection that is there, if it can be used.
+    fn current(&self) -> Option<Rc<Connection>> {
+        self.connection.borrow().as_ref().filter(|connection| connection.state.usable()).cloned()
+    }
+
+    /// A connection that can be used.
+    pub(super) async fn get(&self, context: &Rc<Context>) -> Result<Rc<Connection>, NotConnected> {
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        // Only one makes it; the others wait for it.
+        let _connecting = self.connecting.lock().await;
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        self.connection.borrow_mut().take();
+        let connection = Connection::open(context, self.kind, self.carrier).await?;
+        if self.anew.replace(true) {
+            context.recorder.disturbed(self.kind, Disturbance::Reconnect);
+        }
+        *self.connection.borrow_mut() = Some(Rc::clone(&connection));
+        Ok(connection)
+    }
+
+    /// Gives the connection up, of our own will: it ends when nothing is under way on it.
+    pub(super) fn close(&self) {
+        if let Some(connection) = self.connection.borrow_mut().take() {
+            connection.state.closing.set(true);
+        }
+        self.anew.set(false);
+    }
+}

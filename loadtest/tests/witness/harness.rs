@@ -1,0 +1,99 @@
+//! An upstream with a certificate, and runs against it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use loadtest::generator::Aim;
+use loadtest::now::Now;
+use loadtest::recorder::Sum;
+use loadtest::results::KindRow;
+use loadtest::run::{Ran, run};
+use loadtest::scenario::Scenario;
+use loadtest::traffic::Targets;
+use loadtest::upstream::{Identity, Ready, Upstream};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::RootCertStore;
+use tempfile::TempDir;
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+/// An upstream on a thread of its own; it ends when this is dropped.
+pub(crate) struct Server {
+    pub(crate) ready: Ready,
+    pub(crate) roots: Arc<RootCertStore>,
+    _folder: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        let folder = TempDir::new().unwrap();
+        let (identity, roots) = identity(folder.path());
+        let (say, ready) = std::sync::mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            block_on(async move {
+                let any = SocketAddr::from(([127, 0, 0, 1], 0));
+                let upstream = Upstream::bind(any, Some((any, identity))).await.unwrap();
+                say.send(upstream.ready().unwrap()).unwrap();
+                tokio::select! {
+                    () = upstream.serve() => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let ready = ready.recv().unwrap();
+        Server { ready, roots, _folder: folder, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn aim(&self) -> Aim {
+        let targets =
+            Targets { plain: Some(self.ready.plain), tls: self.ready.tls, name: "localhost".into() };
+        Aim { targets, roots: Arc::clone(&self.roots) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.take();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn identity(folder: &Path) -> (Identity, Arc<RootCertStore>) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let identity = Identity { chain: folder.join("chain.pem"), key: folder.join("key.pem") };
+    std::fs::write(&identity.chain, cert.pem()).unwrap();
+    std::fs::write(&identity.key, signing_key.serialize_pem()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    (identity, Arc::new(roots))
+}
+
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, future)
+}
+
+/// Applies a scenario that nobody disturbs.
+pub(crate) fn apply(scenario: &Scenario, aim: &Aim) -> Ran {
+    let (_interrupt, interrupted) = watch::channel(0);
+    let nobody = |_now: Now, over: oneshot::Receiver<()>| async move {
+        drop(over.await);
+        Vec::new()
+    };
+    let ran =
+        block_on(async { run(scenario, aim, Now::new(Instant::now()), nobody, interrupted, |_| ()).await });
+    assert_eq!(ran.troubles, Vec::<String>::new());
+    ran
+}
+
+pub(crate) fn rows(sum: &Sum, scenario: &Scenario) -> (Vec<KindRow>, KindRow) {
+    let (rows, total, _) = sum.kinds(&scenario.traffic);
+    (rows, total)
+}
