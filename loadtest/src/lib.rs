@@ -13,6 +13,10 @@
 //!    on each thread; [`results`] is the sum, and the JSON document.
 //! 6. [`table`] prints it, [`report`] makes a page of it. [`compare`] does all of this for several proxies in turn.
 
+pub mod control;
 pub mod results;
+pub mod sampler;
 pub mod scenario;
+pub mod stage;
+pub mod ways;
 pub mod witness;
