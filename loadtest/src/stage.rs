@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use crate::control;
@@ -70,7 +71,7 @@ pub enum Error {
         /// Why it could not.
         cause: io::Error,
     },
-    /// No port, no certificate to be made, no processor to be had.
+    /// No port.
     #[error("cannot find a free port on 127.0.0.1: {0}")]
     Port(io::Error),
     /// A certificate could not be made.
@@ -303,6 +304,11 @@ fn free_ports<const N: usize>() -> Result<[SocketAddr; N], Error> {
         held.push(listener);
     }
     Ok(addresses)
+}
+
+/// How many descriptors a process started here may open, as far as a proxy under such a load needs.
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard).min(65_536)
 }
 
 /// A folder for one proxy, for the owner's eyes only.

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::group::{Group, Start};
-use super::processes::Process;
-use super::{Error, READY, Setup, Targets, Upgraded, folder, free_ports, installed, output};
+use super::processes::{Process, hears};
+use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
 
 /// How long it may take to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -60,7 +60,16 @@ impl Haproxy {
         let master = group.root();
         let worker = group.until("start its worker", READY, async || workers_of(master).pop()).await?;
         group.until("listen", READY, async || listens(targets.tls).await).await?;
-        Ok(Haproxy { group, _folder: folder, version, targets, worker })
+        let mut haproxy = Haproxy { group, _folder: folder, version, targets, worker };
+        haproxy.can_be_upgraded().await?;
+        Ok(haproxy)
+    }
+
+    /// Waits until the master would hear the next SIGUSR2: one that comes before its loop begins is lost.
+    async fn can_be_upgraded(&mut self) -> Result<(), Error> {
+        let master = self.group.root();
+        let heard = async || hears(master, Signal::SIGUSR2).then_some(());
+        self.group.until("be ready for SIGUSR2", READY, heard).await
     }
 
     /// Where clients connect.
@@ -94,6 +103,7 @@ impl Haproxy {
         let find = async || workers_of(master).into_iter().find(|pid| !before.contains(pid));
         let new = self.group.until("start a new worker after SIGUSR2", READY, find).await?;
         // It binds before it forks, so a worker that exists can be reached.
+        self.can_be_upgraded().await?;
         let old = std::mem::replace(&mut self.worker, new);
         Ok(Upgraded { old: vec![old], new: vec![new] })
     }
@@ -125,7 +135,7 @@ fn configuration(folder: &Path, setup: &Setup, targets: Targets) -> String {
     format!(
         r#"global
   nbthread {workers}
-  maxconn 16384
+  maxconn {maxconn}
   # The new worker takes the listening sockets from the old one; otherwise a reload loses what waits in their queues.
   stats socket {folder}/stats.sock mode 600 level admin expose-fd listeners
   # As long as exuvia's drain.timeout: without it a WebSocket keeps an old worker for ever.
@@ -141,8 +151,6 @@ defaults
   timeout http-keep-alive 10m
   timeout http-request 10m
   http-reuse always
-  # It would send a request again by itself, and hide what the witness is to see.
-  retries 0
 frontend f
   bind {plain} backlog 4096
   bind {tls} ssl crt {both} alpn h2,http/1.1 backlog 4096
@@ -152,6 +160,8 @@ backend b
   server s {upstream}
 {grpc_backend}"#,
         workers = setup.workers.max(1),
+        // Each takes two descriptors, and it refuses to start where there are not enough.
+        maxconn = descriptors().saturating_sub(500).max(200) / 2,
         drain = setup.drain_timeout.as_secs().max(1),
         both = setup.certificate.both.display(),
         upstream = setup.upstream.plain,

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::group::{Group, Start};
 use super::processes::{Process, title};
-use super::{Error, READY, Setup, Targets, Upgraded, folder, free_ports, installed, output};
+use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
 
 /// How long it may take to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -185,12 +185,12 @@ fn configuration(folder: &Path, setup: &Setup, targets: Targets) -> String {
         r#"{user}
 daemon on;
 worker_processes {workers};
-worker_rlimit_nofile 65536;
+worker_rlimit_nofile {descriptors};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log notice;
 # As long as exuvia's drain.timeout: without it a WebSocket keeps an old worker for ever.
 worker_shutdown_timeout {drain}s;
-events {{ worker_connections 16384; }}
+events {{ worker_connections {connections}; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
@@ -219,14 +219,15 @@ http {{
       proxy_buffering off;
       proxy_request_buffering off;
       proxy_read_timeout 1h; proxy_send_timeout 1h;
-      # It would send a request again by itself, and hide what the witness is to see.
-      proxy_next_upstream off;
       {grpc}
     }}
   }}
 }}
 "#,
         workers = setup.workers.max(1),
+        descriptors = descriptors(),
+        // Those to the upstream count, too.
+        connections = descriptors().saturating_sub(100).max(100),
         drain = setup.drain_timeout.as_secs().max(1),
         chain = setup.certificate.chain.display(),
         key = setup.certificate.key.display(),

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// A process at one moment.
@@ -52,6 +53,18 @@ pub fn title(pid: Pid) -> String {
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
 }
 
+/// Whether a process has a handler for a signal and lets it through, so that what is sent now is heard.
+#[must_use]
+pub fn hears(pid: Pid, signal: Signal) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let has = |field: &str| {
+        let mask = text.lines().find_map(|line| line.strip_prefix(field));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+    };
+    has("SigCgt:") && !has("SigBlk:")
+}
+
 /// A line of `stat`. The name stands in parentheses and may hold anything, parentheses too: what counts is behind
 /// the last one.
 fn parse(line: &str) -> Option<Process> {
@@ -96,5 +109,7 @@ mod tests {
         assert_eq!((me.parent, me.group, me.session), (getppid(), getpgrp(), getsid(None).unwrap()));
         assert!(Process::all().iter().any(|process| process.pid == me.pid));
         assert!(is_alive(Pid::this()) && !title(Pid::this()).is_empty());
+        // Rust's own, for stack overflows.
+        assert!(hears(Pid::this(), Signal::SIGSEGV) && !hears(Pid::this(), Signal::SIGURG));
     }
 }
