@@ -20,13 +20,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-pub struct Server {
-    pub upstream: Upstream,
+pub(crate) struct Server {
+    pub(crate) upstream: Upstream,
 }
 
 impl Server {
     /// Serves until the runtime ends.
-    pub async fn start(certificate: &Certificate) -> Server {
+    pub(crate) async fn start(certificate: &Certificate) -> Server {
         let chain: Vec<_> =
             CertificateDer::pem_file_iter(&certificate.chain).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&certificate.key).unwrap();
@@ -60,18 +60,18 @@ impl Server {
     }
 
     /// The answer to a request in plain.
-    pub async fn get(&self, to: SocketAddr) -> io::Result<String> {
+    pub(crate) async fn get(&self, to: SocketAddr) -> io::Result<String> {
         let stream = TcpStream::connect(to).await?;
         Ok(get(stream).await)
     }
 
     /// The same over TLS.
-    pub async fn get_tls(&self, to: SocketAddr, certificate: &Certificate) -> String {
+    pub(crate) async fn get_tls(&self, to: SocketAddr, certificate: &Certificate) -> String {
         get(connect(to, certificate, "http/1.1").await).await
     }
 
     /// The answer to a call, over HTTP/2 and TLS.
-    pub async fn call(&self, to: SocketAddr, certificate: &Certificate) -> String {
+    pub(crate) async fn call(&self, to: SocketAddr, certificate: &Certificate) -> String {
         let stream = TokioIo::new(connect(to, certificate, "h2").await);
         let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
         tokio::spawn(async { connection.await.ok() });
