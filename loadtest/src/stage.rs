@@ -160,7 +160,7 @@ pub struct Setup {
 /// Which proxy, and by which way it is upgraded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// exuvia, from a program as [`exuvia::find`] gives it.
+    /// exuvia, from a program as [`exuvia::find()`] gives it.
     Exuvia(PathBuf),
     /// nginx.
     Nginx(nginx::By),

@@ -1,4 +1,4 @@
-//! Processes that belong together: started through [`held`], found again in the kernel's table, ended to the last.
+//! Processes that belong together: started through [`held`](super::held), found again in the kernel's table, ended to the last.
 //!
 //! Who belongs to a [`Group`]: the process that was started, whoever descends from it, and whoever is in a session
 //! that one of them has had. A daemon that has taken a session of its own is known from its first listing on, and an
@@ -6,7 +6,7 @@
 //! ids, never whatever else has died, since others wait for that.
 //!
 //! **Invariant**: nothing outlives its group. Dropping it kills, and if the witness itself is killed, the kernel ends
-//! them ([`held`]).
+//! them ([`held`](super::held)).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
