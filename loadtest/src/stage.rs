@@ -47,7 +47,8 @@ pub enum Error {
     },
     /// exuvia's program is not there.
     #[error(
-        "there is no program exuvia {place}; build it (cargo build --release --bin exuvia) or name it with --exuvia PATH"
+        "there is no program exuvia {place}; \
+         build it (cargo build --release --bin exuvia) or name it with --exuvia PATH"
     )]
     NoExuvia {
         /// Where it was looked for.

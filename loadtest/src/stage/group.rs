@@ -1,4 +1,5 @@
-//! Processes that belong together: started through [`held`](super::held), found again in the kernel's table, ended to the last.
+//! Processes that belong together: started through [`held`](super::held), found again in the kernel's table, ended to the
+//! last.
 //!
 //! Who belongs to a [`Group`]: the process that was started, whoever descends from it, and whoever is in a session
 //! that one of them has had. A daemon that has taken a session of its own is known from its first listing on, and an
