@@ -11,16 +11,22 @@
 //!    and the phase of the upgrade.
 //! 3. [`witness`] has the words: in which class an exchange ended, and what is only a disturbance. [`recorder`] counts
 //!    on each thread; [`results`] is the sum, and the JSON document.
-//! 4. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
+//! 4. [`stage`] starts the proxies, [`ways`] has them upgraded (exuvia by its [`control`] socket), [`sampler`] watches
+//!    what their processes take.
+//! 5. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
 
 pub mod content;
+pub mod control;
 pub mod generator;
 pub mod now;
 pub mod plan;
 pub mod recorder;
 pub mod results;
 pub mod run;
+pub mod sampler;
 pub mod scenario;
+pub mod stage;
 pub mod traffic;
 pub mod upstream;
+pub mod ways;
 pub mod witness;

@@ -4,7 +4,13 @@
 
 use std::process::ExitCode;
 
+use loadtest::stage::held;
+
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == held::COMMAND) {
+        return held::main(arguments);
+    }
     eprintln!("exuvia-loadtest is not written yet; see the project's README for what works today");
     ExitCode::from(2)
 }
