@@ -13,6 +13,8 @@
 //!    on each thread; [`results`] is the sum, and the JSON document.
 //! 6. [`table`] prints it, [`report`] makes a page of it. [`compare`] does all of this for several proxies in turn.
 
+pub mod report;
 pub mod results;
 pub mod scenario;
+pub mod table;
 pub mod witness;
