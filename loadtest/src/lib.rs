@@ -14,6 +14,7 @@
 //! 4. [`stage`] starts the proxies, [`ways`] has them upgraded (exuvia by its [`control`] socket), [`sampler`] watches
 //!    what their processes take.
 //! 5. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
+//! 6. [`table`] shows the results.
 
 pub mod content;
 pub mod control;
@@ -21,11 +22,13 @@ pub mod generator;
 pub mod now;
 pub mod plan;
 pub mod recorder;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod sampler;
 pub mod scenario;
 pub mod stage;
+pub mod table;
 pub mod traffic;
 pub mod upstream;
 pub mod ways;
