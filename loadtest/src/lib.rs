@@ -22,7 +22,6 @@ pub mod generator;
 pub mod now;
 pub mod plan;
 pub mod recorder;
-pub mod report;
 pub mod results;
 pub mod run;
 pub mod sampler;

@@ -1,7 +1,7 @@
 //! The results as tables of text: for the terminal, and for a README.
 
-pub(crate) mod grid;
-pub(crate) mod text;
+pub mod grid;
+pub mod text;
 
 use std::fmt::Write;
 

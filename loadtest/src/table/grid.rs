@@ -11,37 +11,37 @@ use crate::witness::{Class, Disturbance, Phase};
 
 /// A table.
 #[derive(Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Grid {
+pub struct Grid {
     /// Its columns.
-    pub(crate) head: Vec<Head>,
+    pub head: Vec<Head>,
     /// Its rows, a cell for each column.
-    pub(crate) rows: Vec<Row>,
+    pub rows: Vec<Row>,
 }
 
 /// A column's head.
 #[derive(Debug, PartialEq, Serialize)]
-pub(crate) struct Head {
+pub struct Head {
     /// What several columns have in common; empty if nothing.
-    pub(crate) group: &'static str,
+    pub group: &'static str,
     /// What this one is.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Whether it is a number, which stands at the right.
-    pub(crate) number: bool,
+    pub number: bool,
 }
 
 /// A row.
 #[derive(Debug, PartialEq, Serialize)]
-pub(crate) struct Row {
+pub struct Row {
     /// What it is.
-    pub(crate) tone: Tone,
+    pub tone: Tone,
     /// The text of each cell.
-    pub(crate) cells: Vec<String>,
+    pub cells: Vec<String>,
 }
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Tone {
+pub enum Tone {
     /// One like the others.
     Plain,
     /// The sum of the others.
@@ -74,7 +74,7 @@ fn bad_if(bad: bool) -> Tone {
 }
 
 /// The main table: what each kind of traffic saw.
-pub(crate) fn kinds(results: &Results) -> Grid {
+pub fn kinds(results: &Results) -> Grid {
     let verdict = &results.verdict;
     let excused = verdict.excused > 0;
     let retry = verdict.failures_with_retry != verdict.failures;
@@ -111,7 +111,7 @@ pub(crate) fn kinds(results: &Results) -> Grid {
 }
 
 /// How many exchanges of each kind failed in each class; without rows if none did.
-pub(crate) fn classes(results: &Results) -> Grid {
+pub fn classes(results: &Results) -> Grid {
     let failed = |row: &KindRow| -> BTreeMap<Class, u64> {
         let counts = Class::ALL.into_iter().filter(|class| class.is_failure());
         counts.map(|class| (class, row.in_class(class))).filter(|(_, number)| *number > 0).collect()
@@ -120,7 +120,7 @@ pub(crate) fn classes(results: &Results) -> Grid {
 }
 
 /// How often each kind was disturbed in which way; without rows if none was.
-pub(crate) fn disturbances(results: &Results) -> Grid {
+pub fn disturbances(results: &Results) -> Grid {
     by_kind(results, "disturbed", |row| row.disturbances.clone(), Disturbance::label)
 }
 
@@ -148,7 +148,7 @@ fn by_kind<K: Ord + Copy>(
 }
 
 /// The first failures, not more than so many.
-pub(crate) fn failures(results: &Results, most: usize) -> Grid {
+pub fn failures(results: &Results, most: usize) -> Grid {
     let mut grid = Grid::default().numbers("", &["at"]).words(&["kind", "ended", "phase"]);
     grid = grid.numbers("", &["port", "bytes", "after, ms"]).words(&["seen"]);
     for one in results.failures.iter().take(most) {
@@ -175,7 +175,7 @@ pub(crate) fn failures(results: &Results, most: usize) -> Grid {
 }
 
 /// What was done to the proxy, with the length of each phase.
-pub(crate) fn deeds(results: &Results) -> Grid {
+pub fn deeds(results: &Results) -> Grid {
     let mut grid = Grid::default().numbers("", &["at"]).words(&["deed", "as expected"]);
     grid = grid.numbers("", &["starting", "probation", "draining"]).words(&["detail"]);
     for one in &results.disturbers {
@@ -199,7 +199,7 @@ pub(crate) fn deeds(results: &Results) -> Grid {
 }
 
 /// What the processes took.
-pub(crate) fn usage(results: &Results) -> Grid {
+pub fn usage(results: &Results) -> Grid {
     let mut grid = Grid::default().words(&["process"]);
     grid = grid.numbers("", &["CPU", "CPU/exchange", "peak memory"]);
     for one in &results.processes {
@@ -212,7 +212,7 @@ pub(crate) fn usage(results: &Results) -> Grid {
 }
 
 /// How the connections of each kind ended, and what they carried.
-pub(crate) fn connections(results: &Results) -> Grid {
+pub fn connections(results: &Results) -> Grid {
     let mut grid = Grid::default().words(&["kind"]);
     grid = grid.numbers("connections", &["attempted", "failed", "closed", "lost"]);
     grid = grid.numbers("bytes", &["received", "sent"]).words(&["exchanges by unit"]);
@@ -232,7 +232,7 @@ pub(crate) fn connections(results: &Results) -> Grid {
 }
 
 /// The traffic that was asked for.
-pub(crate) fn traffic(results: &Results) -> Grid {
+pub fn traffic(results: &Results) -> Grid {
     let mut grid = Grid::default().words(&["name", "kind", "over"]);
     grid = grid.numbers("", &["connections", "streams each"]).words(&["load", "bytes", "pause"]);
     for one in &results.scenario.traffic {

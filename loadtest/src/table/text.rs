@@ -4,7 +4,7 @@ use crate::results::{Deed, DeedKind, Results};
 use crate::witness::{Failure, Unit};
 
 /// With a comma at each thousand.
-pub(crate) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -17,13 +17,13 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// A number and its noun: `1 upgrade`, `10 upgrades`.
-pub(crate) fn counted(number: u64, noun: &str) -> String {
+pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// With as many digits as say something: `0.21`, `3.4`, `12`, `1,200`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
-pub(crate) fn sensible(number: f64) -> String {
+pub fn sensible(number: f64) -> String {
     if !number.is_finite() {
         "–".to_owned()
     } else if number < 0.995 {
@@ -36,12 +36,12 @@ pub(crate) fn sensible(number: f64) -> String {
 }
 
 /// A time since the run began.
-pub(crate) fn at(seconds: f64) -> String {
+pub fn at(seconds: f64) -> String {
     format!("{seconds:.2} s")
 }
 
 /// How long something took, in seconds.
-pub(crate) fn took(seconds: f64) -> String {
+pub fn took(seconds: f64) -> String {
     if seconds < 0.9995 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{} s", sensible(seconds)) }
 }
 
@@ -52,7 +52,7 @@ fn lasted(seconds: f64) -> String {
 
 /// `38 MiB`.
 #[allow(clippy::cast_precision_loss, reason = "a few digits are shown")]
-pub(crate) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let mut size = bytes as f64;
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
         if size < 1023.5 {
@@ -64,7 +64,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// What a peer, a file or a kernel has written, without what would steer a terminal, on one line.
-pub(crate) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.split(|c: char| c.is_control() || c.is_whitespace())
         .filter(|word| !word.is_empty())
         .collect::<Vec<_>>()
@@ -72,7 +72,7 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// Not more than so many characters.
-pub(crate) fn cut(text: &str, most: usize) -> String {
+pub fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
         Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
@@ -80,7 +80,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 }
 
 /// What is counted, more than one of it.
-pub(crate) fn unit(unit: Unit) -> &'static str {
+pub fn unit(unit: Unit) -> &'static str {
     match unit {
         Unit::Request => "requests",
         Unit::Stream => "streams",
@@ -90,11 +90,11 @@ pub(crate) fn unit(unit: Unit) -> &'static str {
 }
 
 /// All kinds of deeds, in the order in which they are shown.
-pub(crate) const DEEDS: [DeedKind; 5] =
+pub const DEEDS: [DeedKind; 5] =
     [DeedKind::Upgrade, DeedKind::Change, DeedKind::BadUpgrade, DeedKind::KillNew, DeedKind::KillOld];
 
 /// What was done, one of it.
-pub(crate) fn deed(kind: DeedKind) -> &'static str {
+pub fn deed(kind: DeedKind) -> &'static str {
     match kind {
         DeedKind::Upgrade => "upgrade",
         DeedKind::Change => "upgrade with a change",
@@ -105,7 +105,7 @@ pub(crate) fn deed(kind: DeedKind) -> &'static str {
 }
 
 /// What was done, so many times.
-pub(crate) fn deeds(kind: DeedKind, number: usize) -> String {
+pub fn deeds(kind: DeedKind, number: usize) -> String {
     let plural = match kind {
         DeedKind::Upgrade => "upgrades",
         DeedKind::Change => "upgrades with a change",
@@ -117,13 +117,13 @@ pub(crate) fn deeds(kind: DeedKind, number: usize) -> String {
 }
 
 /// What became of a failed exchange, in words.
-pub(crate) fn ending(failure: &Failure) -> String {
+pub fn ending(failure: &Failure) -> String {
     let excused = if failure.excused { ", excused" } else { "" };
     format!("{}{excused}", failure.class.label())
 }
 
 /// The verdict in one sentence.
-pub(crate) fn sentence(results: &Results) -> String {
+pub fn sentence(results: &Results) -> String {
     let verdict = &results.verdict;
     let mut parts = Vec::new();
     parts.push(format!("{} failed", count(verdict.failures)));

@@ -109,7 +109,11 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
             Ok(Ok(connection)) => connection,
             Ok(Err(failed)) => return Err(Outcome::failed(failed.class, None, failed.detail)),
             Err(_) => {
-                return Err(Outcome::failed(Class::Timeout, None, "no connection in the time allowed".into()));
+                return Err(Outcome::failed(
+                    Class::Timeout,
+                    None,
+                    "no connection in the time allowed".into(),
+                ));
             }
         };
         let peer = connection.peer();
