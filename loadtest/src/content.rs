@@ -62,16 +62,21 @@ pub fn compare(seed: u64, offset: u64, bytes: &[u8]) -> Result<(), u64> {
     Ok(())
 }
 
+/// The first `length` bytes of the body of `seed`, piece by piece.
+pub fn pieces(seed: u64, length: u64) -> impl Iterator<Item = &'static [u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let piece = piece(seed, at, usize::try_from(length - at).unwrap_or(BLOCK));
+        at += piece.len() as u64;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// The CRC-32 (IEEE) of the first `length` bytes of the body of `seed`.
 #[must_use]
 pub fn checksum(seed: u64, length: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    let mut at = 0;
-    while at < length {
-        let part = piece(seed, at, usize::try_from(length - at).unwrap_or(BLOCK));
-        hasher.update(part);
-        at += part.len() as u64;
-    }
+    pieces(seed, length).for_each(|piece| hasher.update(piece));
     hasher.finalize()
 }
 
@@ -170,12 +175,7 @@ mod tests {
     use super::*;
 
     fn body(seed: u64, length: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < length {
-            let left = usize::try_from(length).unwrap() - bytes.len();
-            bytes.extend_from_slice(piece(seed, bytes.len() as u64, left));
-        }
-        bytes
+        pieces(seed, length).collect::<Vec<_>>().concat()
     }
 
     #[test]

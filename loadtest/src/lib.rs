@@ -19,6 +19,7 @@
 pub mod content;
 pub mod control;
 pub mod generator;
+mod local;
 pub mod now;
 pub mod plan;
 pub mod recorder;

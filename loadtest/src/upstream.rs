@@ -29,7 +29,6 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -47,6 +46,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::content::Content;
+use crate::local::Local;
 
 /// The largest answer that is given.
 const LARGEST: u64 = 1 << 30;
@@ -188,18 +188,6 @@ async fn accept(listener: TcpListener, mut each: impl FnMut(TcpStream)) {
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
-    }
-}
-
-/// hyper's tasks belong to this thread.
-#[derive(Clone, Copy)]
-struct Local;
-
-impl<F: Future + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
     }
 }
 

@@ -125,7 +125,7 @@ pub async fn by_signal(
 ) -> Outcome {
     let name = format!("SIG{}", signal.trim_start_matches("SIG"));
     let Ok(signal) = name.parse::<Signal>() else { return Outcome::bad(format!("{name} is no signal")) };
-    let Some(before) = read_pid(pid_file) else {
+    let Some(before) = processes::read_pid(pid_file) else {
         return Outcome::bad(format!("there is no pid in {}", pid_file.display()));
     };
     tell(Event::Starting);
@@ -135,7 +135,7 @@ pub async fn by_signal(
     }
     let give_up = Instant::now() + settle;
     while Instant::now() < give_up {
-        if let Some(pid) = read_pid(pid_file).filter(|pid| *pid != before) {
+        if let Some(pid) = processes::read_pid(pid_file).filter(|pid| *pid != before) {
             let pid = Some(pid.as_raw());
             tell(Event::Ready { pid });
             let detail = format!("{name} to {before}: its place was taken");
@@ -151,12 +151,6 @@ pub async fn by_signal(
         pid: None,
         detail: format!("{name} to {before}: its pid is still in the file after {settle:?}"),
     }
-}
-
-fn read_pid(path: &Path) -> Option<Pid> {
-    // Not 0 and not below: that would be a whole process group.
-    let pid = fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)?;
-    Some(Pid::from_raw(pid))
 }
 
 /// By a command, in a process group of its own. What it leaves in the background when it has succeeded stays.
@@ -233,7 +227,7 @@ mod tests {
         let (outcome, events) = asked(&Way::Command(command), LIMITS).await;
         assert_eq!(outcome.verdict, Verdict::Good, "{outcome:?}");
         assert_eq!(events, [Event::Starting, Event::Ready { pid: None }]);
-        let left = read_pid(&file).unwrap();
+        let left = processes::read_pid(&file).unwrap();
         assert!(processes::is_alive(left));
         kill(left, Signal::SIGKILL).unwrap();
 
@@ -250,7 +244,7 @@ mod tests {
         let limits = Limits { upgrade: Duration::from_millis(500), ..LIMITS };
         let (outcome, _) = asked(&Way::Command(command), limits).await;
         assert!(outcome.detail.contains("did not end within 500ms"), "{}", outcome.detail);
-        let pid = read_pid(&file).unwrap();
+        let pid = processes::read_pid(&file).unwrap();
         let left = crate::stage::wait_until_gone(&[pid], Duration::from_secs(10)).await;
         assert!(left.is_empty(), "{left:?}");
     }

@@ -277,7 +277,6 @@ fn shell(script: &str, folder: &Path, daemon: bool) -> Group {
         daemon,
         command: ["sh", "-c", script].map(Into::into).to_vec(),
         log: folder.join("log"),
-        stdin: false,
     })
     .unwrap()
 }

@@ -126,7 +126,6 @@ impl Exuvia {
             daemon: false,
             command: command.into_iter().chain([config.into()]).collect(),
             log: folder.path().join("exuvia.log"),
-            stdin: false,
         })?;
         let setup = setup.clone();
         let mut exuvia = Exuvia { group, folder, program, version, setup, shape, targets, extra, admin };

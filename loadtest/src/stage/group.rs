@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -50,8 +50,6 @@ pub struct Start<'a> {
     pub command: Vec<OsString>,
     /// The file to which its standard output and standard error are appended.
     pub log: PathBuf,
-    /// Whether its standard input is a pipe that stays open as long as the group; else it is empty.
-    pub stdin: bool,
 }
 
 /// Processes that belong together.
@@ -61,7 +59,6 @@ pub struct Group {
     log: PathBuf,
     members: Members,
     child: Child,
-    stdin: Option<ChildStdin>,
     keeper: Option<Keeper>,
 }
 
@@ -80,16 +77,15 @@ impl Group {
             Held { guard: start.daemon, cpu: start.cpu, parent: Some(Pid::this()), command: start.command };
         let mut command = Command::new(start.witness);
         command.args(held.arguments()).stdout(log.try_clone().map_err(cannot)?).stderr(log);
-        command.stdin(if start.stdin { Stdio::piped() } else { Stdio::null() });
+        command.stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
-        let (mut child, keeper) = Keeper::start(command).map_err(cannot)?;
+        let (child, keeper) = Keeper::start(command).map_err(cannot)?;
         Ok(Group {
             name: start.name.to_owned(),
             log: start.log,
             members: Members::of(Pid::from_raw(child.id().cast_signed())),
-            stdin: child.stdin.take(),
             child,
             keeper: Some(keeper),
         })
@@ -111,11 +107,6 @@ impl Group {
     #[must_use]
     pub fn watch(&self) -> Members {
         self.members.clone()
-    }
-
-    /// Closes the pipe that is its standard input.
-    pub fn close_stdin(&mut self) {
-        self.stdin = None;
     }
 
     /// How the process that was started has ended; `None` while it runs.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::group::{Group, Start};
-use super::processes::{Process, hears};
+use super::processes::{children, hears};
 use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
 
 /// How long it may take to stop.
@@ -55,10 +55,10 @@ impl Haproxy {
             daemon: false,
             command: vec![program.into(), "-W".into(), "-f".into(), config.into()],
             log: folder.path().join("haproxy.log"),
-            stdin: false,
         })?;
         let master = group.root();
-        let worker = group.until("start its worker", READY, async || workers_of(master).pop()).await?;
+        // It has no other children.
+        let worker = group.until("start its worker", READY, async || children(master).pop()).await?;
         group.until("listen", READY, async || listens(targets.tls).await).await?;
         let mut haproxy = Haproxy { group, _folder: folder, version, targets, worker };
         haproxy.can_be_upgraded().await?;
@@ -96,11 +96,11 @@ impl Haproxy {
     ///
     /// If there is none in time.
     pub async fn upgrade(&mut self) -> Result<Upgraded, Error> {
-        let (master, before) = (self.group.root(), workers_of(self.group.root()));
+        let (master, before) = (self.group.root(), children(self.group.root()));
         let cannot =
             |error: nix::Error| Error::Start { name: "SIGUSR2 to haproxy".into(), cause: error.into() };
         kill(master, Signal::SIGUSR2).map_err(cannot)?;
-        let find = async || workers_of(master).into_iter().find(|pid| !before.contains(pid));
+        let find = async || children(master).into_iter().find(|pid| !before.contains(pid));
         let new = self.group.until("start a new worker after SIGUSR2", READY, find).await?;
         // It binds before it forks, so a worker that exists can be reached.
         self.can_be_upgraded().await?;
@@ -112,12 +112,6 @@ impl Haproxy {
     pub async fn stop(mut self) -> Vec<Pid> {
         self.group.terminate(Signal::SIGTERM, STOP).await
     }
-}
-
-/// A master's workers: it has no other children.
-fn workers_of(master: Pid) -> Vec<Pid> {
-    let children = Process::all().into_iter().filter(|process| process.parent == master && !process.dead);
-    children.map(|process| process.pid).collect()
 }
 
 async fn listens(address: SocketAddr) -> Option<()> {

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 use super::group::{Group, Start};
-use super::processes::{Process, title};
+use super::processes::{children, read_pid, title};
 use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
 
 /// How long it may take to stop.
@@ -66,7 +66,6 @@ impl Nginx {
             daemon: true,
             command: [program.into()].into_iter().chain(arguments).chain([config.into()]).collect(),
             log,
-            stdin: false,
         })?;
         let mut nginx = Nginx { group, folder, version, by, workers: setup.workers.max(1), targets };
         nginx.new_workers("start its workers", None, &[]).await?;
@@ -156,18 +155,10 @@ impl Nginx {
     }
 }
 
-fn read_pid(path: &Path) -> Option<Pid> {
-    let pid = fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)?;
-    Some(Pid::from_raw(pid))
-}
-
 /// The workers of a master that serve: the kernel's children whose title says so.
 fn workers_of(master: Pid) -> Vec<Pid> {
-    let children = Process::all().into_iter().filter(|process| process.parent == master && !process.dead);
-    children
-        .map(|process| process.pid)
-        .filter(|pid| title(*pid).trim_end() == "nginx: worker process")
-        .collect()
+    let serves = |pid: &Pid| title(*pid).trim_end() == "nginx: worker process";
+    children(master).into_iter().filter(serves).collect()
 }
 
 fn configuration(folder: &Path, setup: &Setup, targets: Targets) -> String {

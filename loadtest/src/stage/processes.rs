@@ -1,6 +1,7 @@
 //! The kernel's table of processes, as far as `/proc/PID/stat` tells it (proc_pid_stat(5)).
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -44,6 +45,21 @@ impl Process {
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
     Process::read(pid).is_some_and(|process| !process.dead)
+}
+
+/// The children of a process that are not dead.
+#[must_use]
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let children = Process::all().into_iter().filter(|process| process.parent == parent && !process.dead);
+    children.map(|process| process.pid).collect()
+}
+
+/// The process whose id is in a file; `None` if there is no id in it.
+#[must_use]
+pub fn read_pid(path: &Path) -> Option<Pid> {
+    // Not 0 and not below: that would be a whole process group.
+    let pid = fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)?;
+    Some(Pid::from_raw(pid))
 }
 
 /// How a process calls itself: its arguments, or the title that it has given itself. Empty if it is gone.

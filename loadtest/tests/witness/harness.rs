@@ -1,7 +1,6 @@
 //! An upstream with a certificate, and runs against it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,9 +10,9 @@ use loadtest::recorder::Sum;
 use loadtest::results::KindRow;
 use loadtest::run::{Ran, run};
 use loadtest::scenario::Scenario;
+use loadtest::stage::certificate::Certificate;
 use loadtest::traffic::Targets;
 use loadtest::upstream::{Identity, Ready, Upstream};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::RootCertStore;
 use tempfile::TempDir;
 use tokio::runtime;
@@ -33,7 +32,9 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start() -> Server {
         let folder = TempDir::new().unwrap();
-        let (identity, roots) = identity(folder.path());
+        let certificate = Certificate::create(folder.path(), "localhost").unwrap();
+        let roots = Arc::new(certificate.roots());
+        let identity = Identity { chain: certificate.chain, key: certificate.key };
         let (say, ready) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
@@ -63,16 +64,6 @@ impl Drop for Server {
         self.stop.take();
         self.thread.take().unwrap().join().unwrap();
     }
-}
-
-fn identity(folder: &Path) -> (Identity, Arc<RootCertStore>) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let identity = Identity { chain: folder.join("chain.pem"), key: folder.join("key.pem") };
-    std::fs::write(&identity.chain, cert.pem()).unwrap();
-    std::fs::write(&identity.key, signing_key.serialize_pem()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    (identity, Arc::new(roots))
 }
 
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
