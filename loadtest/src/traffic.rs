@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use connect::{Connected, NotConnected};
 pub use connect::{Connector, Targets};
 use connection::Slot;
 use exchange::{Ask, Outcome, exchange};
@@ -22,7 +23,7 @@ use crate::now::Moment;
 use crate::plan::{Plan, Step};
 use crate::recorder::{Ended, Recorder};
 use crate::scenario::{Carrier, Kind, Scenario, Traffic};
-use crate::witness::{Class, Unit};
+use crate::witness::{Class, Disturbance, Unit};
 
 /// How long a user in closed loop rests after a failure, so that a proxy that is gone is not asked a million times.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
@@ -65,6 +66,24 @@ impl Context {
             timeout: self.timeout,
             orders: self.orders.clone(),
         })
+    }
+
+    /// Makes a connection for the `kind`th traffic, and counts how that went.
+    async fn connect(
+        &self,
+        kind: usize,
+        carrier: Carrier,
+        deadline: Instant,
+    ) -> Result<Connected, NotConnected> {
+        self.recorder.connecting(kind);
+        let connected = timeout_at(deadline, self.connector.connect(carrier)).await;
+        let connected = connected.unwrap_or_else(|_| Err(NotConnected::late()));
+        match &connected {
+            Ok(connected) if connected.unresumed => self.recorder.disturbed(kind, Disturbance::FullHandshake),
+            Ok(_) => {}
+            Err(failed) => self.recorder.not_connected(kind, failed.class),
+        }
+        connected
     }
 
     /// Waits until the step is to begin, and gives back its intended time; nothing if the load has ended.

@@ -40,6 +40,13 @@ pub struct NotConnected {
     pub detail: String,
 }
 
+impl NotConnected {
+    /// It took too long.
+    pub(super) fn late() -> NotConnected {
+        NotConnected { class: Class::Timeout, detail: "no connection in the time allowed".into() }
+    }
+}
+
 /// Any stream.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 

@@ -10,14 +10,14 @@ use std::task::{Context as Waker, Poll};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use super::body::Sent;
 use super::connect::{Connected, NotConnected, class_of_end};
+use crate::local::Local;
 use crate::recorder::Peer;
 use crate::scenario::Carrier;
 use crate::witness::{Class, Disturbance, Log, Wire};
@@ -85,37 +85,20 @@ impl State {
 
 impl Connection {
     /// Makes one for the `kind`th traffic, and spawns its driver.
-    pub(super) async fn open(
+    async fn open(
         context: &Rc<Context>,
         kind: usize,
         carrier: Carrier,
+        deadline: Instant,
     ) -> Result<Rc<Connection>, NotConnected> {
-        context.recorder.connecting(kind);
-        let opened = async {
-            let connected = context.connector.connect(carrier).await?;
-            Connection::over(context, kind, carrier, connected).await
-        };
-        let opened = opened.await;
-        if let Err(failed) = &opened {
-            context.recorder.not_connected(kind, failed.class);
-        }
-        opened
-    }
-
-    async fn over(
-        context: &Rc<Context>,
-        kind: usize,
-        carrier: Carrier,
-        connected: Connected,
-    ) -> Result<Rc<Connection>, NotConnected> {
-        if connected.unresumed {
-            context.recorder.disturbed(kind, Disturbance::FullHandshake);
-        }
+        let Connected { stream, local_port, at, .. } = context.connect(kind, carrier, deadline).await?;
         let state = Rc::new(State::default());
         let http2 = carrier == Carrier::Http2;
-        let wire = TokioIo::new(Wire::new(connected.stream, Rc::clone(&state.log), http2));
-        let no_http =
-            |error: hyper::Error| NotConnected { class: Class::Malformed, detail: describe(&error) };
+        let wire = TokioIo::new(Wire::new(stream, Rc::clone(&state.log), http2));
+        let no_http = |error: hyper::Error| {
+            context.recorder.not_connected(kind, Class::Malformed);
+            NotConnected { class: Class::Malformed, detail: describe(&error) }
+        };
         let sender = if http2 {
             let mut builder = http2::Builder::new(Local);
             builder.timer(TokioTimer::new());
@@ -127,7 +110,6 @@ impl Connection {
             drive(context, kind, &state, connection);
             Sender::Http1(sender)
         };
-        let Connected { local_port, at, .. } = connected;
         Ok(Rc::new(Connection { sender: RefCell::new(sender), state, local_port, connected: at }))
     }
 
@@ -202,18 +184,6 @@ fn reset(error: &hyper::Error) -> Option<h2::Reason> {
         cause = error.source();
     }
     None
-}
-
-/// hyper's tasks belong to this thread.
-#[derive(Clone, Copy)]
-struct Local;
-
-impl<F: Future + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
-    }
 }
 
 /// Runs the connection until it ends, and counts how.
@@ -302,17 +272,28 @@ impl Slot {
     }
 
     /// A connection that can be used.
-    pub(super) async fn get(&self, context: &Rc<Context>) -> Result<Rc<Connection>, NotConnected> {
-        if let Some(connection) = self.current() {
-            return Ok(connection);
+    pub(super) async fn get(
+        &self,
+        context: &Rc<Context>,
+        deadline: Instant,
+    ) -> Result<Rc<Connection>, NotConnected> {
+        match self.current() {
+            Some(connection) => Ok(connection),
+            None => {
+                let made = timeout_at(deadline, self.make(context, deadline)).await;
+                made.unwrap_or_else(|_| Err(NotConnected::late()))
+            }
         }
+    }
+
+    async fn make(&self, context: &Rc<Context>, deadline: Instant) -> Result<Rc<Connection>, NotConnected> {
         // Only one makes it; the others wait for it.
         let _connecting = self.connecting.lock().await;
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
         self.connection.borrow_mut().take();
-        let connection = Connection::open(context, self.kind, self.carrier).await?;
+        let connection = Connection::open(context, self.kind, self.carrier, deadline).await?;
         if self.anew.replace(true) {
             context.recorder.disturbed(self.kind, Disturbance::Reconnect);
         }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::Sent;
+use super::connect::NotConnected;
 use super::connection::{Connection, Slot, describe};
 use super::{Context, InFlight};
 use crate::content::{self, Content};
@@ -56,6 +57,12 @@ impl Outcome {
     }
 }
 
+impl From<NotConnected> for Outcome {
+    fn from(failed: NotConnected) -> Outcome {
+        Outcome::failed(failed.class, None, failed.detail)
+    }
+}
+
 impl Ask<'_> {
     fn method(&self) -> Method {
         if self.traffic.kind == Kind::Upload { Method::POST } else { Method::GET }
@@ -93,7 +100,7 @@ impl Ask<'_> {
             Kind::Http1New => request.header(CONNECTION, "close"),
             _ => request,
         };
-        request.body(Sent::Content(self.body()))
+        request.body(Sent::Left(self.body()))
     }
 
     /// How long it lasts if all goes well.
@@ -126,12 +133,9 @@ pub(super) async fn exchange(
 async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> Outcome {
     let deadline = Instant::now() + context.timeout + ask.lasts();
     loop {
-        let connection = match timeout_at(deadline, slot.get(context)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(failed)) => return Outcome::failed(failed.class, None, failed.detail),
-            Err(_) => {
-                return Outcome::failed(Class::Timeout, None, "no connection in the time allowed".into());
-            }
+        let connection = match slot.get(context, deadline).await {
+            Ok(connection) => connection,
+            Err(failed) => return failed.into(),
         };
         if let Some(outcome) = on(context, slot, &connection, ask, deadline).await {
             return outcome;
@@ -270,12 +274,7 @@ impl<'a> Seen<'a> {
                 format!("sent {:?}, the server had {:?}", expected.trim(), text.trim()),
             );
         }
-        let (body, length) = (self.body, self.ask.length());
-        match wrong {
-            Some(at) if at < length => (Class::WrongBytes, format!("another byte at {at} of {length}")),
-            _ if body != length => (Class::WrongBytes, format!("{body} bytes instead of {length}")),
-            _ => (Class::Ok, String::new()),
-        }
+        judged(wrong, self.body, self.ask.length())
     }
 
     fn bytes_seen(&self, connection: Option<&Connection>) -> u64 {
@@ -297,6 +296,15 @@ impl<'a> Seen<'a> {
         let bytes_seen = self.bytes_seen(Some(connection));
         let class = connection.state.class_of(error, self.stream, bytes_seen);
         Outcome { bytes_seen, ..self.outcome(class, peer, describe(error)) }
+    }
+}
+
+/// What a body or message of known bytes is worth: `wrong` is the first byte that was another, `got` how many came.
+pub(super) fn judged(wrong: Option<u64>, got: u64, length: u64) -> (Class, String) {
+    match wrong {
+        Some(at) if at < length => (Class::WrongBytes, format!("another byte at {at} of {length}")),
+        _ if got != length => (Class::WrongBytes, format!("{got} bytes instead of {length}")),
+        _ => (Class::Ok, String::new()),
     }
 }
 

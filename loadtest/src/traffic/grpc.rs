@@ -13,9 +13,9 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::Sent;
+use super::body::{Feed, Sent};
 use super::connection::{Connection, Slot, UnderWay, describe};
-use super::exchange::Outcome;
+use super::exchange::{Outcome, judged};
 use super::{AFTER_FAILURE, Context, InFlight};
 use crate::content;
 use crate::plan::{Plan, Step};
@@ -105,30 +105,20 @@ enum Answer {
 async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<Call, Outcome> {
     let deadline = Instant::now() + context.timeout;
     loop {
-        let connection = match timeout_at(deadline, slot.get(context)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(failed)) => return Err(Outcome::failed(failed.class, None, failed.detail)),
-            Err(_) => {
-                return Err(Outcome::failed(
-                    Class::Timeout,
-                    None,
-                    "no connection in the time allowed".into(),
-                ));
-            }
-        };
+        let connection = slot.get(context, deadline).await?;
         let peer = connection.peer();
         if connection.ready().await.is_err() {
             slot.gone(context, &connection);
             continue;
         }
-        let (feed, body) = Sent::feed();
+        let (feed, body) = Feed::new();
         let request = Request::builder()
             .method(Method::POST)
             .version(Version::HTTP_2)
             .uri(format!("https://{}/exuvia.loadtest.Echo/Call", context.connector.name()))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
-            .body(body)
+            .body(Sent::Right(body))
             .map_err(|error| Outcome::failed(Class::Local, Some(peer), error.to_string()))?;
         let under_way = connection.begin(traffic.carrier());
         let sent = connection.send(request);
@@ -169,12 +159,7 @@ impl Call {
         let mut message = BytesMut::with_capacity(PREFIX + step.bytes);
         message.put_u8(0);
         message.put_u32(u32::try_from(step.bytes).unwrap_or(u32::MAX));
-        let mut made = 0;
-        while made < step.bytes {
-            let piece = content::piece(step.seed, made as u64, step.bytes - made);
-            message.extend_from_slice(piece);
-            made += piece.len();
-        }
+        content::pieces(step.seed, step.bytes as u64).for_each(|piece| message.extend_from_slice(piece));
         self.bytes_out += step.bytes as u64;
         if let Some(feed) = &self.feed {
             // If the stream is gone, its body or its head says why.
@@ -204,10 +189,7 @@ impl Call {
         }
         let echo = self.received.split_to(step.bytes);
         self.bytes_in += step.bytes as u64;
-        Ok(match content::compare(step.seed, 0, &echo) {
-            Ok(()) => (Class::Ok, String::new()),
-            Err(at) => (Class::WrongBytes, format!("another byte at {at} of {}", step.bytes)),
-        })
+        Ok(judged(content::compare(step.seed, 0, &echo).err(), echo.len() as u64, step.bytes as u64))
     }
 
     /// Ends our side and waits for the status.

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::connect::{Stream, class_of_end};
-use super::exchange::Outcome;
+use super::exchange::{Outcome, judged};
 use super::{AFTER_FAILURE, Context, InFlight};
 use crate::content;
 use crate::plan::{Plan, Step};
@@ -58,23 +58,7 @@ struct Session<'a> {
 
 async fn open<'a>(context: &'a Context, traffic: &Traffic, kind: usize) -> Result<Session<'a>, Outcome> {
     let deadline = Instant::now() + context.timeout;
-    context.recorder.connecting(kind);
-    let late =
-        |peer| Outcome::failed(Class::Timeout, peer, "the WebSocket was not open in the time allowed".into());
-    let connected = match timeout_at(deadline, context.connector.connect(traffic.carrier())).await {
-        Ok(Ok(connected)) => connected,
-        Ok(Err(failed)) => {
-            context.recorder.not_connected(kind, failed.class);
-            return Err(Outcome::failed(failed.class, None, failed.detail));
-        }
-        Err(_) => {
-            context.recorder.not_connected(kind, Class::Timeout);
-            return Err(late(None));
-        }
-    };
-    if connected.unresumed {
-        context.recorder.disturbed(kind, Disturbance::FullHandshake);
-    }
+    let connected = context.connect(kind, traffic.carrier(), deadline).await?;
     let peer = Peer { local_port: connected.local_port, connected: connected.at, reused: false };
     let ready = context.recorder.now().moment().ready;
     context.recorder.connected(ready);
@@ -91,7 +75,10 @@ async fn open<'a>(context: &'a Context, traffic: &Traffic, kind: usize) -> Resul
             };
             Outcome { bytes_seen: log.read.get(), ..Outcome::failed(class, Some(peer), error.to_string()) }
         }
-        Err(_) => late(Some(peer)),
+        Err(_) => {
+            let detail = "the WebSocket was not open in the time allowed";
+            Outcome::failed(Class::Timeout, Some(peer), detail.into())
+        }
     };
     context.recorder.disconnected(kind, ready, log.end.get().is_some());
     Err(failed)
@@ -147,13 +134,7 @@ impl Session<'_> {
     /// Sends a message and compares what comes back.
     async fn echo(&mut self, step: Step) -> Outcome {
         let mut message = Vec::with_capacity(step.bytes);
-        while message.len() < step.bytes {
-            message.extend_from_slice(content::piece(
-                step.seed,
-                message.len() as u64,
-                step.bytes - message.len(),
-            ));
-        }
+        content::pieces(step.seed, step.bytes as u64).for_each(|piece| message.extend_from_slice(piece));
         let before = self.log.read.get();
         let deadline = Instant::now() + self.context.timeout;
         let echoed = timeout_at(deadline, async {
@@ -168,13 +149,11 @@ impl Session<'_> {
             }
         });
         let (class, detail, bytes_in) = match echoed.await {
-            Ok(Ok(Message::Binary(echo))) => match content::compare(step.seed, 0, &echo) {
-                Ok(()) if echo.len() == step.bytes => (Class::Ok, String::new(), echo.len()),
-                Ok(()) => {
-                    (Class::WrongBytes, format!("{} bytes instead of {}", echo.len(), step.bytes), echo.len())
-                }
-                Err(at) => (Class::WrongBytes, format!("another byte at {at} of {}", step.bytes), echo.len()),
-            },
+            Ok(Ok(Message::Binary(echo))) => {
+                let wrong = content::compare(step.seed, 0, &echo).err();
+                let (class, detail) = judged(wrong, echo.len() as u64, step.bytes as u64);
+                (class, detail, echo.len())
+            }
             Ok(Ok(Message::Close(frame))) => {
                 let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
                 (Class::ClosedBeforeAnswer, format!("the WebSocket was closed: {why}"), 0)

@@ -40,3 +40,29 @@ fn every_kind_is_served_and_nothing_is_found() {
     assert!(units(Kind::Http2, Unit::Stream) && units(Kind::Http1, Unit::Request));
     assert!(total.bytes_in > 1_000_000 && total.bytes_out > 500_000, "{total:#?}");
 }
+
+/// A connection attempt that took too long was counted as begun and never as ended, by all but WebSockets.
+#[test]
+fn a_connection_that_is_never_made_is_counted_as_such() {
+    let server = Server::start();
+    // The kernel accepts, and nobody answers the TLS handshake.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut aim = server.aim();
+    aim.targets.tls = Some(silent.local_addr().unwrap());
+    for kind in ["http1-tls", "http2", "grpc", "websocket-tls"] {
+        let text = format!(
+            "duration = \"500ms\"\ntimeout = \"200ms\"\n[[traffic]]\nkind = \"{kind}\"\nconnections = 2"
+        );
+        let scenario = Scenario::parse(&text).unwrap();
+        let ran = apply(&scenario, &aim);
+        let (_, total) = rows(&ran.sum, &scenario);
+        let connections = &total.connections;
+        assert!(connections.attempted >= 2, "{kind}: {total:#?}");
+        assert_eq!(
+            connections.failed.get(&Class::Timeout),
+            Some(&connections.attempted),
+            "{kind}: {total:#?}"
+        );
+        assert_eq!(total.in_class(Class::Timeout), total.exchanges(), "{kind}: {total:#?}");
+    }
+}
