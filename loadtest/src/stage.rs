@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use crate::control;
 use crate::ways::Event;
 use certificate::Certificate;
 use exuvia::Exuvia;
-use group::{Group, Members};
+use group::Group;
 use haproxy::Haproxy;
 use nginx::Nginx;
 
@@ -187,6 +188,36 @@ pub struct Upgraded {
     pub new: Vec<Pid>,
 }
 
+/// What all proxies have that run.
+#[derive(Debug)]
+pub struct Running {
+    // Dropped first, so that nobody needs the folder any more.
+    group: Group,
+    folder: TempDir,
+    version: String,
+    targets: Targets,
+}
+
+impl Running {
+    /// Where clients connect.
+    #[must_use]
+    pub fn targets(&self) -> Targets {
+        self.targets
+    }
+
+    /// Its processes.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Its name and version, as it says itself: `nginx 1.22.1`.
+    #[must_use]
+    pub fn describe(&self) -> &str {
+        &self.version
+    }
+}
+
 /// A proxy that runs.
 #[derive(Debug)]
 pub enum Proxy {
@@ -225,39 +256,13 @@ impl Proxy {
         }
     }
 
-    /// Where clients connect.
+    /// Where it is, and who belongs to it.
     #[must_use]
-    pub fn targets(&self) -> Targets {
+    pub fn running(&self) -> &Running {
         match self {
-            Proxy::Exuvia(it) => it.targets(),
-            Proxy::Nginx(it) => it.targets(),
-            Proxy::Haproxy(it) => it.targets(),
-        }
-    }
-
-    /// Its processes.
-    #[must_use]
-    pub fn group(&self) -> &Group {
-        match self {
-            Proxy::Exuvia(it) => it.group(),
-            Proxy::Nginx(it) => it.group(),
-            Proxy::Haproxy(it) => it.group(),
-        }
-    }
-
-    /// By which another thread can ask for its processes.
-    #[must_use]
-    pub fn watch(&self) -> Members {
-        self.group().watch()
-    }
-
-    /// Its name and version, as it says itself: `nginx 1.22.1`.
-    #[must_use]
-    pub fn describe(&self) -> &str {
-        match self {
-            Proxy::Exuvia(it) => it.describe(),
-            Proxy::Nginx(it) => it.describe(),
-            Proxy::Haproxy(it) => it.describe(),
+            Proxy::Exuvia(it) => it.running(),
+            Proxy::Nginx(it) => it.running(),
+            Proxy::Haproxy(it) => it.running(),
         }
     }
 
@@ -313,7 +318,7 @@ fn descriptors() -> u64 {
 }
 
 /// A folder for one proxy, for the owner's eyes only.
-fn folder() -> Result<tempfile::TempDir, Error> {
+fn folder() -> Result<TempDir, Error> {
     let folder = tempfile::Builder::new().prefix("exuvia-loadtest-").tempdir();
     folder.map_err(|cause| Error::file("make a folder in", &std::env::temp_dir(), cause))
 }

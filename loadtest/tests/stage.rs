@@ -59,7 +59,7 @@ impl World {
 
     /// A request by each protocol goes through.
     async fn serves(&self, proxy: &Proxy) {
-        let targets = proxy.targets();
+        let targets = proxy.running().targets();
         assert_eq!(self.server.get(targets.plain).await.unwrap(), "hello");
         let certificate = &self.setup.certificate;
         assert_eq!(self.server.get_tls(targets.tls, certificate).await, "hello");
@@ -97,7 +97,7 @@ async fn asked(way: &Way, exuvia: &Exuvia) -> (Outcome, Vec<Event>) {
 async fn exuvia_is_upgraded_by_every_way() {
     let world = World::new().await;
     let exuvia = start_exuvia(&world).await;
-    assert!(exuvia.describe().starts_with("exuvia "), "{}", exuvia.describe());
+    assert!(exuvia.running().describe().starts_with("exuvia "), "{}", exuvia.running().describe());
     let upgrade = format!("{} upgrade --control {}", EXUVIA.display(), exuvia.socket().display());
     let by_signal = Way::Signal { signal: "HUP".into(), pid_file: exuvia.pid_file() };
     for (way, generation) in [Way::Control(None), by_signal, Way::Command(upgrade)].iter().zip(2..) {
@@ -109,17 +109,17 @@ async fn exuvia_is_upgraded_by_every_way() {
         let after = exuvia.status().await.unwrap();
         assert_eq!(after.generation, generation, "{way:?}");
         assert!(outcome.pid.is_none_or(|pid| pid == after.pid), "{outcome:?}");
-        assert!(exuvia.group().members().contains(&Pid::from_raw(after.pid)));
+        assert!(exuvia.running().group().members().contains(&Pid::from_raw(after.pid)));
         let old = wait_until_gone(&[Pid::from_raw(before)], DEADLINE).await;
         assert!(old.is_empty(), "{way:?}: {old:?} drains for ever");
-        assert_eq!(world.server.get(exuvia.targets().plain).await.unwrap(), "hello");
+        assert_eq!(world.server.get(exuvia.running().targets().plain).await.unwrap(), "hello");
     }
     ends(Proxy::Exuvia(Box::new(exuvia))).await;
 }
 
 /// Stops it; nothing is left, and nothing had to be killed.
 async fn ends(proxy: Proxy) {
-    let members = proxy.group().members();
+    let members = proxy.running().group().members();
     assert!(!members.is_empty());
     let killed = proxy.stop().await;
     assert!(killed.is_empty(), "{killed:?} had to be killed");
@@ -135,7 +135,7 @@ async fn exuvia_refuses_every_bad_program_and_serves_on() {
         let error = exuvia.upgrade(|_| ()).await.unwrap_err();
         assert!(matches!(error, Error::NotUpgraded(_)), "{bad:?}: {error}");
         assert_eq!(exuvia.status().await.unwrap().generation, 1, "{bad:?}");
-        assert_eq!(world.server.get(exuvia.targets().plain).await.unwrap(), "hello", "{bad:?}");
+        assert_eq!(world.server.get(exuvia.running().targets().plain).await.unwrap(), "hello", "{bad:?}");
         exuvia.restore().unwrap();
     }
     let mut events = Vec::new();
@@ -166,7 +166,7 @@ async fn exuvia_takes_another_configuration() {
     let upgraded = exuvia.upgrade(|_| ()).await.unwrap();
     assert!(wait_until_gone(&upgraded.old, DEADLINE).await.is_empty());
     assert!(world.server.get(extra).await.is_err(), "nobody listens there any more");
-    assert_eq!(world.server.get(exuvia.targets().plain).await.unwrap(), "hello");
+    assert_eq!(world.server.get(exuvia.running().targets().plain).await.unwrap(), "hello");
     ends(Proxy::Exuvia(Box::new(exuvia))).await;
 }
 
@@ -174,7 +174,7 @@ async fn exuvia_takes_another_configuration() {
 async fn is_upgraded(choice: Choice, name: &str) {
     let world = World::new().await;
     let Some(mut proxy) = skipped(Proxy::start(&choice, &world.setup).await) else { return };
-    let said = proxy.describe().to_owned();
+    let said = proxy.running().describe().to_owned();
     assert!(said.starts_with(name) && said.contains('.'), "{said}");
     world.serves(&proxy).await;
     for _ in 0..3 {
@@ -183,7 +183,7 @@ async fn is_upgraded(choice: Choice, name: &str) {
         assert_eq!(events.len(), 2, "{events:?}");
         assert!(!upgraded.new.is_empty() && !upgraded.old.is_empty());
         assert!(upgraded.new.iter().all(|pid| !upgraded.old.contains(pid)), "{upgraded:?}");
-        let members = proxy.group().members();
+        let members = proxy.running().group().members();
         assert!(upgraded.new.iter().all(|pid| members.contains(pid)), "{upgraded:?} {members:?}");
         world.serves(&proxy).await;
         let left = wait_until_gone(&upgraded.old, DEADLINE).await;
@@ -219,13 +219,13 @@ async fn a_witness_to_be_killed() {
     let mut exuvia = start_exuvia(&world).await;
     // With a generation that the supervisor has not started.
     exuvia.upgrade(|_| ()).await.unwrap();
-    let mut pids = exuvia.group().members();
+    let mut pids = exuvia.running().group().members();
     let mut running = Vec::new();
     for choice in [Choice::Nginx(By::Binary), Choice::Haproxy] {
         let Some(mut proxy) = skipped(Proxy::start(&choice, &world.setup).await) else { continue };
         let upgraded = proxy.upgrade(|_| ()).await.unwrap();
         wait_until_gone(&upgraded.old, DEADLINE).await;
-        pids.extend(proxy.group().members());
+        pids.extend(proxy.running().group().members());
         running.push(proxy);
     }
     // The old generation may have gone meanwhile.

@@ -16,10 +16,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 use super::group::{Group, Start};
-use super::{Error, READY, Setup, Targets, Upgraded, folder, free_ports, output};
+use super::{Error, READY, Running, Setup, Targets, Upgraded, folder, free_ports, output};
 use crate::control::{self, Status, Verdict};
 use crate::ways::{self, Event};
 pub use find::find;
@@ -87,14 +86,10 @@ pub struct Shape {
 /// An exuvia that runs.
 #[derive(Debug)]
 pub struct Exuvia {
-    // Dropped first, so that nobody needs the folder any more.
-    group: Group,
-    folder: TempDir,
+    running: Running,
     program: PathBuf,
-    version: String,
     setup: Setup,
     shape: Shape,
-    targets: Targets,
     extra: SocketAddr,
     admin: SocketAddr,
 }
@@ -128,17 +123,24 @@ impl Exuvia {
             log: folder.path().join("exuvia.log"),
         })?;
         let setup = setup.clone();
-        let mut exuvia = Exuvia { group, folder, program, version, setup, shape, targets, extra, admin };
+        let mut exuvia = Exuvia {
+            running: Running { group, folder, version, targets },
+            program,
+            setup,
+            shape,
+            extra,
+            admin,
+        };
         let socket = exuvia.socket();
         let serves = async || control::status(&socket).await.ok().filter(|status| status.generation == 1);
-        exuvia.group.until("answer on its control socket", READY, serves).await?;
+        exuvia.running.group.until("answer on its control socket", READY, serves).await?;
         Ok(exuvia)
     }
 
-    /// Where clients connect.
+    /// Where it is, and its processes: the supervisor and every generation.
     #[must_use]
-    pub fn targets(&self) -> Targets {
-        self.targets
+    pub fn running(&self) -> &Running {
+        &self.running
     }
 
     /// Where the third listener is, if there is one now.
@@ -153,34 +155,22 @@ impl Exuvia {
         self.setup.admin.then_some(self.admin)
     }
 
-    /// Its processes: the supervisor and every generation.
-    #[must_use]
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// Its name and version, as it says itself.
-    #[must_use]
-    pub fn describe(&self) -> &str {
-        &self.version
-    }
-
     /// The path of its control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("control.sock")
+        self.running.folder.path().join("control.sock")
     }
 
     /// The file with the pid of the generation that serves.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
-        self.folder.path().join("exuvia.pid")
+        self.running.folder.path().join("exuvia.pid")
     }
 
     /// The path by which it is started and upgraded.
     #[must_use]
     pub fn executable(&self) -> PathBuf {
-        self.folder.path().join("bin/exuvia")
+        self.running.folder.path().join("bin/exuvia")
     }
 
     /// The configuration in the file, which the next upgrade takes.
@@ -204,8 +194,8 @@ impl Exuvia {
     ///
     /// If the file cannot be written.
     pub fn reshape(&mut self, shape: Shape) -> Result<(), Error> {
-        let folder = self.folder.path();
-        let text = configuration(folder, &self.setup, shape, self.targets, self.extra, self.admin);
+        let folder = self.running.folder.path();
+        let text = configuration(folder, &self.setup, shape, self.running.targets, self.extra, self.admin);
         write(&folder.join("exuvia.toml"), &text)?;
         self.shape = shape;
         Ok(())
@@ -217,7 +207,7 @@ impl Exuvia {
     ///
     /// If the file cannot be written.
     pub fn plant(&self, bad: Bad) -> Result<(), Error> {
-        let (place, new) = (self.executable(), self.folder.path().join("bin/next"));
+        let (place, new) = (self.executable(), self.running.folder.path().join("bin/next"));
         let Some((content, mode)) = bad.content() else {
             return fs::remove_file(&place).map_err(|cause| Error::file("remove", &place, cause));
         };
@@ -257,11 +247,11 @@ impl Exuvia {
     /// Stops it: gracefully, then at once, then by SIGKILL. Gives those who had to be killed.
     pub async fn stop(mut self) -> Vec<Pid> {
         // The second signal ends every generation at once (docs: SIGTERM); only then is one killed.
-        nix::sys::signal::kill(self.group.root(), Signal::SIGTERM).ok();
-        if self.group.wait_until_gone(STOP[0]).await.is_empty() {
+        nix::sys::signal::kill(self.running.group.root(), Signal::SIGTERM).ok();
+        if self.running.group.wait_until_gone(STOP[0]).await.is_empty() {
             return Vec::new();
         }
-        self.group.terminate(Signal::SIGTERM, STOP[1]).await
+        self.running.group.terminate(Signal::SIGTERM, STOP[1]).await
     }
 }
 

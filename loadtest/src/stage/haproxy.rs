@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::group::{Group, Start};
 use super::processes::{children, hears};
-use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
+use super::{
+    Error, READY, Running, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output,
+};
 
 /// How long it may take to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -21,11 +22,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// A HAProxy that runs.
 #[derive(Debug)]
 pub struct Haproxy {
-    // Dropped first, so that nobody needs the folder any more.
-    group: Group,
-    _folder: TempDir,
-    version: String,
-    targets: Targets,
+    running: Running,
     /// The worker that serves.
     worker: Pid,
 }
@@ -60,34 +57,22 @@ impl Haproxy {
         // It has no other children.
         let worker = group.until("start its worker", READY, async || children(master).pop()).await?;
         group.until("listen", READY, async || listens(targets.tls).await).await?;
-        let mut haproxy = Haproxy { group, _folder: folder, version, targets, worker };
+        let mut haproxy = Haproxy { running: Running { group, folder, version, targets }, worker };
         haproxy.can_be_upgraded().await?;
         Ok(haproxy)
     }
 
+    /// Where it is, and its processes: the master and its workers.
+    #[must_use]
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// Waits until the master would hear the next SIGUSR2: one that comes before its loop begins is lost.
     async fn can_be_upgraded(&mut self) -> Result<(), Error> {
-        let master = self.group.root();
+        let master = self.running.group.root();
         let heard = async || hears(master, Signal::SIGUSR2).then_some(());
-        self.group.until("be ready for SIGUSR2", READY, heard).await
-    }
-
-    /// Where clients connect.
-    #[must_use]
-    pub fn targets(&self) -> Targets {
-        self.targets
-    }
-
-    /// Its processes: the master and its workers.
-    #[must_use]
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// Its name and version, as it says itself.
-    #[must_use]
-    pub fn describe(&self) -> &str {
-        &self.version
+        self.running.group.until("be ready for SIGUSR2", READY, heard).await
     }
 
     /// Has the master read everything anew (SIGUSR2), and returns when there is a new worker.
@@ -96,12 +81,12 @@ impl Haproxy {
     ///
     /// If there is none in time.
     pub async fn upgrade(&mut self) -> Result<Upgraded, Error> {
-        let (master, before) = (self.group.root(), children(self.group.root()));
+        let (master, before) = (self.running.group.root(), children(self.running.group.root()));
         let cannot =
             |error: nix::Error| Error::Start { name: "SIGUSR2 to haproxy".into(), cause: error.into() };
         kill(master, Signal::SIGUSR2).map_err(cannot)?;
         let find = async || children(master).into_iter().find(|pid| !before.contains(pid));
-        let new = self.group.until("start a new worker after SIGUSR2", READY, find).await?;
+        let new = self.running.group.until("start a new worker after SIGUSR2", READY, find).await?;
         // It binds before it forks, so a worker that exists can be reached.
         self.can_be_upgraded().await?;
         let old = std::mem::replace(&mut self.worker, new);
@@ -110,7 +95,7 @@ impl Haproxy {
 
     /// Ends it at once. Gives those who had to be killed.
     pub async fn stop(mut self) -> Vec<Pid> {
-        self.group.terminate(Signal::SIGTERM, STOP).await
+        self.running.group.terminate(Signal::SIGTERM, STOP).await
     }
 }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use tempfile::TempDir;
 
 use super::group::{Group, Start};
 use super::processes::{children, read_pid, title};
-use super::{Error, READY, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output};
+use super::{
+    Error, READY, Running, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output,
+};
 
 /// How long it may take to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -30,13 +31,9 @@ pub enum By {
 /// An nginx that runs.
 #[derive(Debug)]
 pub struct Nginx {
-    // Dropped first, so that nobody needs the folder any more.
-    group: Group,
-    folder: TempDir,
-    version: String,
+    running: Running,
     by: By,
     workers: usize,
-    targets: Targets,
 }
 
 impl Nginx {
@@ -67,33 +64,22 @@ impl Nginx {
             command: [program.into()].into_iter().chain(arguments).chain([config.into()]).collect(),
             log,
         })?;
-        let mut nginx = Nginx { group, folder, version, by, workers: setup.workers.max(1), targets };
+        let mut nginx =
+            Nginx { running: Running { group, folder, version, targets }, by, workers: setup.workers.max(1) };
         nginx.new_workers("start its workers", None, &[]).await?;
         Ok(nginx)
     }
 
-    /// Where clients connect.
+    /// Where it is, and its processes: the guard, the masters and the workers.
     #[must_use]
-    pub fn targets(&self) -> Targets {
-        self.targets
-    }
-
-    /// Its processes: the guard, the masters and the workers.
-    #[must_use]
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// Its name and version, as it says itself.
-    #[must_use]
-    pub fn describe(&self) -> &str {
-        &self.version
+    pub fn running(&self) -> &Running {
+        &self.running
     }
 
     /// The file with the master's pid.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
-        self.folder.path().join("nginx.pid")
+        self.running.folder.path().join("nginx.pid")
     }
 
     /// Replaces its workers, or all of it ([`By`]). Returns when the new workers are there and the old ones are told
@@ -104,7 +90,7 @@ impl Nginx {
     /// If there are no new ones in time.
     pub async fn upgrade(&mut self) -> Result<Upgraded, Error> {
         let Some(master) = read_pid(&self.pid_file()) else {
-            return Err(self.group.late_error("have its pid in its file", Duration::ZERO));
+            return Err(self.running.group.late_error("have its pid in its file", Duration::ZERO));
         };
         let mut old = workers_of(master);
         match self.by {
@@ -145,13 +131,13 @@ impl Nginx {
             new.retain(|pid| !old.contains(pid));
             (new.len() >= workers).then_some((master, new))
         };
-        self.group.until(step, READY, find).await
+        self.running.group.until(step, READY, find).await
     }
 
     /// Ends it at once. Gives those who had to be killed.
     pub async fn stop(mut self) -> Vec<Pid> {
         // To the guard, which passes it on to all.
-        self.group.terminate(Signal::SIGTERM, STOP).await
+        self.running.group.terminate(Signal::SIGTERM, STOP).await
     }
 }
 
