@@ -18,10 +18,13 @@
 
 pub mod content;
 pub mod control;
+pub mod disturb;
 pub mod generator;
+pub mod host;
 mod local;
 pub mod now;
 pub mod plan;
+pub mod probe;
 pub mod recorder;
 pub mod results;
 pub mod run;
@@ -30,6 +33,8 @@ pub mod scenario;
 pub mod stage;
 pub mod table;
 pub mod traffic;
+pub mod trial;
 pub mod upstream;
+pub mod verdict;
 pub mod ways;
 pub mod witness;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::generator::{Aim, Task, start};
@@ -68,7 +68,7 @@ pub fn slice(scenario: &Scenario) -> Duration {
     (scenario.duration / SLICES).max(SHORTEST)
 }
 
-/// Applies the load of a scenario, and meanwhile `disturb`, which ends when the load does.
+/// Applies the load of a scenario, and meanwhile `disturb`, which obeys the same orders as the load.
 ///
 /// `interrupted` gives a value each time that somebody wants the run to end: at the first it ends in good order, at the
 /// second at once.
@@ -76,7 +76,7 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
     scenario: &Scenario,
     aim: &Aim,
     now: Now,
-    disturb: impl FnOnce(Now, oneshot::Receiver<()>) -> D,
+    disturb: impl FnOnce(Now, watch::Receiver<Order>) -> D,
     mut interrupted: watch::Receiver<u32>,
     mut tick: impl FnMut(Tick),
 ) -> Ran {
@@ -92,13 +92,11 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
             Err(error) => troubles.push(format!("no thread to generate load: {error}")),
         }
     }
-    drop((sender, listening));
+    drop(sender);
 
     let mut sum = Sum::default();
-    let (over, load_is_over) = oneshot::channel();
-    let mut over = Some(over);
     let mut deeds = None;
-    let mut disturb = std::pin::pin!(disturb(now.clone(), load_is_over));
+    let mut disturb = std::pin::pin!(disturb(now.clone(), listening));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let end = now.begun() + scenario.duration;
@@ -120,23 +118,22 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
             () = sleep_until(end), if seconds.is_none() => {
                 seconds = Some(scenario.duration.as_secs_f64());
                 orders.send_replace(Order::End);
-                over.take();
             }
             Ok(()) = interrupted.changed() => {
                 wishes = *interrupted.borrow_and_update();
                 seconds.get_or_insert_with(|| now.begun().elapsed().as_secs_f64());
                 patience = patience.min(Instant::now() + PATIENCE);
                 orders.send_replace(if wishes > 1 { Order::Cut } else { Order::End });
-                over.take();
             }
             () = sleep_until(patience), if generating => {
                 patience += Duration::from_secs(86_400);
                 orders.send_replace(Order::Cut);
             }
         }
-        if !generating && over.take().is_some() {
+        if !generating && seconds.is_none() {
             // No load, and yet time: every thread has failed, or there was nothing to do.
-            seconds.get_or_insert_with(|| now.begun().elapsed().as_secs_f64());
+            seconds = Some(now.begun().elapsed().as_secs_f64());
+            orders.send_replace(Order::End);
         }
     }
     for thread in threads {

@@ -196,8 +196,8 @@ pub enum Way {
     Signal {
         /// Its name, without SIG.
         signal: String,
-        /// The file with the process's id.
-        pid_file: PathBuf,
+        /// The file with the process's id, or the one of the exuvia that is started here.
+        pid_file: Option<PathBuf>,
     },
     /// By a command, run by `sh -c`; it has succeeded when it exits with 0.
     Command(String),

@@ -12,6 +12,7 @@ pub mod held;
 pub mod nginx;
 pub mod processes;
 
+use std::fmt::{self, Display};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -170,6 +171,17 @@ pub enum Choice {
     Haproxy,
 }
 
+impl Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Choice::Exuvia(_) => "exuvia",
+            Choice::Nginx(nginx::By::Reload) => "nginx",
+            Choice::Nginx(nginx::By::Binary) => "nginx-binary",
+            Choice::Haproxy => "haproxy",
+        })
+    }
+}
+
 /// Where clients connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Targets {
@@ -318,7 +330,7 @@ fn descriptors() -> u64 {
 }
 
 /// A folder for one proxy, for the owner's eyes only.
-fn folder() -> Result<TempDir, Error> {
+pub(crate) fn folder() -> Result<TempDir, Error> {
     let folder = tempfile::Builder::new().prefix("exuvia-loadtest-").tempdir();
     folder.map_err(|cause| Error::file("make a folder in", &std::env::temp_dir(), cause))
 }

@@ -86,7 +86,10 @@ pub async fn ask(way: &Way, socket: Option<&Path>, limits: Limits, tell: impl Fn
             Some(path) => by_control(path, limits.upgrade, tell).await,
             None => Outcome::bad("no control socket is named, and no exuvia was started here"),
         },
-        Way::Signal { signal, pid_file } => by_signal(signal, pid_file, limits.settle, tell).await,
+        Way::Signal { signal, pid_file: Some(file) } => by_signal(signal, file, limits.settle, tell).await,
+        Way::Signal { pid_file: None, .. } => {
+            Outcome::bad("no pid file is named, and no exuvia was started here")
+        }
         Way::Command(command) => by_command(command, limits.upgrade, tell).await,
     }
 }
@@ -263,7 +266,7 @@ mod tests {
             sleep(TICK).await;
         }
         fs::write(&pid_file, format!("{}\n", child.id().unwrap())).unwrap();
-        let way = |signal: &str| Way::Signal { signal: signal.into(), pid_file: pid_file.clone() };
+        let way = |signal: &str| Way::Signal { signal: signal.into(), pid_file: Some(pid_file.clone()) };
         let (outcome, events) = asked(&way("HUP"), LIMITS).await;
         assert_eq!((outcome.verdict, outcome.pid), (Verdict::Good, Some(999_999)), "{outcome:?}");
         assert_eq!(events, [Event::Starting, Event::Ready { pid: Some(999_999) }]);

@@ -99,7 +99,7 @@ async fn exuvia_is_upgraded_by_every_way() {
     let exuvia = start_exuvia(&world).await;
     assert!(exuvia.running().describe().starts_with("exuvia "), "{}", exuvia.running().describe());
     let upgrade = format!("{} upgrade --control {}", EXUVIA.display(), exuvia.socket().display());
-    let by_signal = Way::Signal { signal: "HUP".into(), pid_file: exuvia.pid_file() };
+    let by_signal = Way::Signal { signal: "HUP".into(), pid_file: Some(exuvia.pid_file()) };
     for (way, generation) in [Way::Control(None), by_signal, Way::Command(upgrade)].iter().zip(2..) {
         let before = exuvia.status().await.unwrap().pid;
         let (outcome, events) = asked(way, &exuvia).await;

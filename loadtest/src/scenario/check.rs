@@ -273,7 +273,7 @@ fn traffic(at: usize, raw: &raw::Traffic) -> Result<Traffic, Problem> {
 fn disturb(raw: &raw::Disturb) -> Result<Disturb, Problem> {
     let by = match (&raw.control, &raw.signal, &raw.pid_file, &raw.command) {
         (path, None, None, None) => Way::Control(path.clone()),
-        (None, Some(signal), Some(pid_file), None) => {
+        (None, Some(signal), pid_file, None) => {
             let signal = signal.trim_start_matches("SIG").to_owned();
             if Signal::from_str(&format!("SIG{signal}")).is_err() {
                 return Err(wrong(
@@ -285,13 +285,6 @@ fn disturb(raw: &raw::Disturb) -> Result<Disturb, Problem> {
             Way::Signal { signal, pid_file: pid_file.clone() }
         }
         (None, None, None, Some(command)) => Way::Command(command.clone()),
-        (None, Some(signal), None, None) => {
-            return Err(wrong(
-                "disturb.signal",
-                format!("{signal:?}"),
-                "needs pid_file, the file with the process's id",
-            ));
-        }
         (None, None, Some(file), None) => {
             return Err(wrong("disturb.pid_file", file.display(), "needs signal, such as HUP"));
         }

@@ -26,7 +26,9 @@ impl Scenario {
             Way::Control(Some(path)) => line(format!("control = {}", quoted(&path.display().to_string()))),
             Way::Signal { signal, pid_file } => {
                 line(format!("signal = {}", quoted(signal)));
-                line(format!("pid_file = {}", quoted(&pid_file.display().to_string())));
+                if let Some(path) = pid_file {
+                    line(format!("pid_file = {}", quoted(&path.display().to_string())));
+                }
             }
             Way::Command(command) => line(format!("command = {}", quoted(command))),
         }

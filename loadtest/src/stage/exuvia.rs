@@ -149,6 +149,12 @@ impl Exuvia {
         self.shape.extra.then_some(self.extra)
     }
 
+    /// Where the third listener is or would be.
+    #[must_use]
+    pub fn extra_address(&self) -> SocketAddr {
+        self.extra
+    }
+
     /// Where the admin listener is, if there is one.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {

@@ -176,7 +176,7 @@ impl Group {
     }
 
     /// Asks again and again until there is an answer, the process has ended, or it has taken too long.
-    pub(super) async fn until<T>(
+    pub(crate) async fn until<T>(
         &mut self,
         step: &str,
         within: Duration,

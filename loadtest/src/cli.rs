@@ -1,0 +1,344 @@
+//! The command line: options in, one call, a table and files out.
+
+mod help;
+mod load;
+mod screen;
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use loadtest::generator::Aim;
+use loadtest::results::Results;
+use loadtest::scenario::Scenario;
+use loadtest::stage::Choice;
+use loadtest::stage::exuvia::find;
+use loadtest::traffic::Targets;
+use loadtest::trial::{self, Ours, Witnessed};
+use loadtest::upstream::{Identity, Upstream};
+use loadtest::{host, table};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use load::{Load, for_others};
+use screen::Screen;
+
+/// A strict witness of what an upgrade does to traffic: load without a single retry, upgrades meanwhile, a verdict.
+#[derive(Debug, Parser)]
+#[command(
+    name = "exuvia-loadtest",
+    version,
+    after_long_help = help::PROGRAM,
+    max_term_width = 110,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the scenario that these options make, as a file
+    Scenario {
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Serve what the load asks for, behind a proxy that runs already
+    Upstream {
+        /// Where it speaks HTTP/1.1, and HTTP/2 with prior knowledge
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+        plain: SocketAddr,
+        /// Where it speaks both under TLS
+        #[arg(long, value_name = "ADDRESS", requires_all = ["chain", "key"])]
+        tls: Option<SocketAddr>,
+        /// Its certificate and those that prove it, PEM
+        #[arg(long, value_name = "FILE", requires = "tls")]
+        chain: Option<PathBuf>,
+        /// The certificate's key, PEM
+        #[arg(long, value_name = "FILE", requires = "tls")]
+        key: Option<PathBuf>,
+    },
+}
+
+/// A run.
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    load: Load,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    own: Own,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A proxy that runs already")]
+struct Target {
+    /// Its address without TLS, host:port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    plain: Option<SocketAddr>,
+    /// Its address with TLS, host:port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    tls: Option<SocketAddr>,
+    /// The name that requests carry and its certificate must have
+    #[arg(long, value_name = "HOST", default_value = "localhost")]
+    name: String,
+    /// Who must have issued its certificate, PEM; by default those whom this system believes
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    ca: Option<PathBuf>,
+}
+
+/// The exuvia that is started here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The exuvia that is started otherwise")]
+struct Own {
+    /// Its program; by default the one of this project, built now, or the one beside this program
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["plain", "tls"])]
+    exuvia: Option<PathBuf>,
+    /// Its workers
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// How long the old process watches the new one
+    #[arg(long, value_name = "TIME", default_value = "500ms")]
+    probation: humantime::Duration,
+    /// How long the old process may take to finish
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    drain_timeout: humantime::Duration,
+    /// How long the old process keeps idle connections open
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    idle_grace: humantime::Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+struct Output {
+    /// The folder for report.html and results.json
+    #[arg(long, short, value_name = "FOLDER", default_value = "loadtest-results")]
+    output: PathBuf,
+    /// What is printed
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+    /// Show nothing while it goes on
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// Tables for people
+    Table,
+    /// The main table as Markdown
+    Markdown,
+    /// The whole document
+    Json,
+}
+
+/// How it ended, as the exit status says it.
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Passed = 0,
+    Failed = 1,
+    Useless = 2,
+    Interrupted = 130,
+}
+
+/// Parses the arguments, does what they say.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Scenario { load }) => load.scenario().map(|scenario| print(&scenario.to_toml())),
+        Some(Command::Upstream { plain, tls, chain, key }) => upstream(plain, tls, chain, key),
+    };
+    ExitCode::from(done.unwrap_or_else(|error| {
+        // Whoever closed standard error does not want to know.
+        writeln!(io::stderr(), "exuvia-loadtest: {error}").ok();
+        Exit::Useless
+    }) as u8)
+}
+
+fn print(text: &str) -> Exit {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Useless,
+        _ => Exit::Passed,
+    }
+}
+
+/// `host:port`, the first address that the name has.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; give host:port"))?;
+    addresses.next().ok_or_else(|| format!("{text} has no address"))
+}
+
+fn run(options: &Run) -> Result<Exit, String> {
+    let scenario = options.load.scenario()?;
+    host::allow_connections(&scenario)?;
+    let target = &options.target;
+    let results = if target.plain.is_some() || target.tls.is_some() {
+        for_others(&scenario)?;
+        let targets = Targets { plain: target.plain, tls: target.tls, name: target.name.clone() };
+        let aim = Aim { targets, roots: Arc::new(roots(target.ca.as_deref())?) };
+        witnessed(&scenario, options.output.quiet, async |witnessed| {
+            trial::theirs(&scenario, &aim, witnessed).await
+        })
+    } else {
+        let ours = options.own.ours()?;
+        witnessed(&scenario, options.output.quiet, async |witnessed| {
+            trial::ours(&scenario, &ours, witnessed).await
+        })
+    };
+    match results? {
+        Err(trial::Error::Interrupted) => {
+            writeln!(io::stderr(), "{}", trial::Error::Interrupted).ok();
+            Ok(Exit::Interrupted)
+        }
+        Err(error) => Err(error.to_string()),
+        Ok(results) => options.output.give(&results),
+    }
+}
+
+impl Own {
+    fn ours(&self) -> Result<Ours, String> {
+        let program = find(self.exuvia.as_deref()).map_err(|error| error.to_string())?;
+        Ok(Ours {
+            choice: Choice::Exuvia(program),
+            cpu: None,
+            workers: self.workers.into(),
+            probation: self.probation.into(),
+            drain_timeout: self.drain_timeout.into(),
+            idle_grace: self.idle_grace.into(),
+        })
+    }
+}
+
+/// Does something that shows how it goes, and that Ctrl-C or SIGTERM ends: the first in good order, the second at
+/// once.
+fn witnessed<T>(
+    scenario: &Scenario,
+    quiet: bool,
+    job: impl AsyncFnOnce(Witnessed<'_>) -> T,
+) -> Result<T, String> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("there is no runtime: {error}"))?;
+    LocalSet::new().block_on(&runtime, async {
+        let interrupted = interruptions().map_err(|error| format!("no signal can be caught: {error}"))?;
+        let screen = RefCell::new(Screen::new(scenario.duration, quiet));
+        let done = job(Witnessed {
+            interrupted,
+            step: &mut |step| screen.borrow_mut().step(step),
+            tick: &mut |tick, now| screen.borrow_mut().tick(tick, now),
+        })
+        .await;
+        screen.borrow().clear();
+        Ok(done)
+    })
+}
+
+/// How many times somebody has asked for the end.
+fn interruptions() -> io::Result<watch::Receiver<u32>> {
+    let (say, heard) = watch::channel(0);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            say.send_modify(|times| *times += 1);
+        }
+    });
+    Ok(heard)
+}
+
+impl Output {
+    /// Writes the files, prints the table, and says how it ended.
+    fn give(&self, results: &Results) -> Result<Exit, String> {
+        let json = serde_json::to_string_pretty(results).map_err(|error| format!("no JSON: {error}"))?;
+        fs::create_dir_all(&self.output).map_err(|error| cannot("make", &self.output, &error))?;
+        let files = [("results.json", &json)];
+        for (name, text) in files {
+            let path = self.output.join(name);
+            fs::write(&path, text).map_err(|error| cannot("write", &path, &error))?;
+        }
+        let text = match self.format {
+            Format::Json => json + "\n",
+            Format::Markdown => table::markdown(results),
+            Format::Table => {
+                format!("{}\nresults: {}\n", table::terminal(results), self.output.display())
+            }
+        };
+        print(&text);
+        Ok(match (results.verdict.passed, results.verdict.interrupted) {
+            (true, _) => Exit::Passed,
+            (false, true) => Exit::Interrupted,
+            (false, false) => Exit::Failed,
+        })
+    }
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> String {
+    format!("cannot {what} {}: {error}", path.display())
+}
+
+/// Who may have issued the proxy's certificate.
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let Some(file) = ca else {
+        // One that cannot be read is missing, and what it has issued will not be believed.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    };
+    let problem = |cause: String| format!("--ca {}: {cause}", file.display());
+    let text = fs::read(file).map_err(|error| problem(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let added = certificate.map_err(|error| problem(error.to_string()));
+        roots.add(added?).map_err(|error| problem(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(problem("there is no certificate in it".into()));
+    }
+    Ok(roots)
+}
+
+fn upstream(
+    plain: SocketAddr,
+    tls: Option<SocketAddr>,
+    chain: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Exit, String> {
+    let tls = match (tls, chain, key) {
+        (Some(address), Some(chain), Some(key)) => Some((address, Identity { chain, key })),
+        _ => None,
+    };
+    host::allow_descriptors()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("there is no runtime: {error}"))?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut interrupted = interruptions().map_err(|error| format!("no signal can be caught: {error}"))?;
+        let upstream = Upstream::bind(plain, tls).await.map_err(|error| error.to_string())?;
+        let ready = upstream.ready().map_err(|error| format!("where does it listen? {error}"))?;
+        let ready = serde_json::to_string(&ready).map_err(|error| error.to_string())?;
+        print(&format!("{ready}\n"));
+        tokio::select! {
+            () = upstream.serve() => {}
+            _ = interrupted.changed() => {}
+        }
+        Ok(Exit::Passed)
+    })
+}

@@ -1,0 +1,318 @@
+//! What is done to the proxy while there is load: upgrades, and among them bad ones, kills and changes.
+//!
+//! One loop owns it all. It asks for an upgrade, hears how that goes on, kills where the plan says so, says in
+//! [`Now`] which phase it is, and watches the old processes until they are gone. What it did becomes [`Deed`]s.
+//!
+//! An upgrade may begin while the processes before it still drain; the phase is then the newest upgrade's.
+
+mod subject;
+mod under_way;
+
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::now::{Moment, Now};
+use crate::results::{Band, Deed, DeedKind};
+use crate::scenario::{Disturb, Scenario, Victim};
+use crate::stage::processes;
+use crate::traffic::Order;
+use crate::ways::{Outcome, Verdict};
+use crate::witness::Phase;
+pub use subject::Subject;
+use subject::{Changes, extra_is_as_configured, plant, recovered};
+use under_way::{UnderWay, Usual};
+
+/// How often it is looked whether old processes are gone.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Does what the scenario says until the orders are to end; then finishes what is under way, or drops it at the order
+/// to stop at once. Gives what was done, in order.
+pub async fn disturb(
+    scenario: &Scenario,
+    mut subject: Subject<'_>,
+    now: Now,
+    mut orders: watch::Receiver<Order>,
+) -> Vec<Deed> {
+    let plan = &scenario.disturb;
+    let mut disturber = Disturber::new(scenario, now);
+    let mut due = disturber.now.begun() + plan.every;
+    let mut number = 0;
+    let more = |number| !plan.every.is_zero() && (plan.upgrades == 0 || number < plan.upgrades);
+    while more(number) && disturber.watch_until(Some(due), &mut orders).await {
+        number += 1;
+        disturber.upgrade(number, &mut subject, &mut orders).await;
+        // What is late is not made up for.
+        due = (due + plan.every).max(Instant::now());
+    }
+    // What drains is watched as long as there is load.
+    disturber.watch_until(None, &mut orders).await;
+    disturber.finish()
+}
+
+struct Disturber<'a> {
+    plan: &'a Disturb,
+    now: Now,
+    moment: Moment,
+    deeds: Vec<Deed>,
+    draining: Vec<Draining>,
+    random: fastrand::Rng,
+    /// Since when the process that serves has accepted.
+    accepts_since: Instant,
+    usual: Usual,
+    bad: usize,
+    changes: Changes,
+}
+
+/// Processes that finish what they have.
+struct Draining {
+    deed: usize,
+    since: Instant,
+    left: Left,
+}
+
+enum Left {
+    Processes(Vec<Pid>),
+    /// Nothing tells; it counts as draining until then.
+    Until(Instant),
+}
+
+impl<'a> Disturber<'a> {
+    fn new(scenario: &'a Scenario, now: Now) -> Disturber<'a> {
+        Disturber {
+            plan: &scenario.disturb,
+            moment: now.moment(),
+            accepts_since: now.begun(),
+            now,
+            deeds: Vec::new(),
+            draining: Vec::new(),
+            // Apart from what the users draw from the same seed.
+            random: fastrand::Rng::with_seed(scenario.seed ^ 0x6469_7374_7572_6221),
+            usual: Usual::default(),
+            bad: 0,
+            changes: Changes::default(),
+        }
+    }
+
+    /// Watches what drains until then, or as long as there is load. Whether there is.
+    async fn watch_until(&mut self, until: Option<Instant>, orders: &mut watch::Receiver<Order>) -> bool {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // Whoever gave the orders is gone: that is an end as well.
+                _ = orders.wait_for(|order| *order != Order::Go) => return false,
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return true,
+                _ = looks.tick() => self.look(),
+            }
+        }
+    }
+
+    /// Closes the bands of those that are gone.
+    fn look(&mut self) {
+        let at = Instant::now();
+        let (now, deeds) = (&self.now, &mut self.deeds);
+        self.draining.retain_mut(|one| {
+            let gone = match &mut one.left {
+                Left::Until(until) => at >= *until,
+                Left::Processes(pids) => {
+                    pids.retain(|pid| processes::is_alive(*pid));
+                    pids.is_empty()
+                }
+            };
+            if gone {
+                deeds[one.deed].phases.push(band(now, Phase::Draining, one.since, at));
+            }
+            !gone
+        });
+        if self.moment.phase == Phase::Draining && self.draining.is_empty() {
+            self.enter(Phase::Steady);
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.moment.phase = phase;
+        self.now.set(self.moment);
+    }
+
+    /// One upgrade, of the sort that is its number's turn.
+    async fn upgrade(&mut self, number: u32, subject: &mut Subject<'_>, orders: &mut watch::Receiver<Order>) {
+        let (kind, prepared) = self.prepare(number, subject);
+        let at = Instant::now();
+        let deed = Deed {
+            deed: kind,
+            detail: String::new(),
+            as_expected: false,
+            at: self.now.seconds(at),
+            phases: Vec::new(),
+        };
+        let words = match prepared {
+            Ok(words) => words,
+            Err(error) => return self.deeds.push(Deed { detail: error, ..deed }),
+        };
+        let members = subject.members();
+        let mut under_way = UnderWay::new(deed, at, members, self.accepts_since);
+        under_way.plan_kill(&mut self.random, self.usual);
+        self.moment.upgrade = number;
+        self.enter(Phase::Starting);
+
+        let (tell, mut heard) = unbounded_channel();
+        let ended = {
+            let mut upgrade = std::pin::pin!(subject.upgrade(&self.plan.by, self.plan.settle, tell));
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some((at, what)) = heard.recv() => {
+                        if let Some(phase) = under_way.hear(at, what, &self.now) {
+                            self.moment.ready += u32::from(phase == Phase::Probation);
+                            self.enter(phase);
+                        }
+                    }
+                    _ = orders.wait_for(|order| *order == Order::Cut) => break None,
+                    () = sleep_until(under_way.kill_at()), if under_way.kills() => under_way.kill(&self.now),
+                    ended = &mut upgrade => break Some(ended),
+                    _ = looks.tick() => self.look(),
+                }
+            }
+        };
+        let Some((outcome, old)) = ended else {
+            let deed = under_way.end(&self.now, Instant::now());
+            return self.deeds.push(Deed { detail: "cut off in the middle".into(), as_expected: true, ..deed });
+        };
+        self.conclude(under_way, outcome, old, words, subject).await;
+    }
+
+    /// What kind of deed it is the turn of, and the first step of it: what is special about it, in words.
+    fn prepare(&mut self, number: u32, subject: &mut Subject<'_>) -> (DeedKind, Result<&'static str, String>) {
+        let turn = |every: u32| every > 0 && number.is_multiple_of(every);
+        let missing = || Err("there is no exuvia that was started here".to_owned());
+        if turn(self.plan.bad_every) {
+            self.bad += 1;
+            let planted = subject.exuvia().map_or_else(missing, |exuvia| plant(exuvia, self.bad - 1));
+            return (DeedKind::BadUpgrade, planted);
+        }
+        if turn(self.plan.kill_every) {
+            let old = match self.plan.kill {
+                Victim::New => false,
+                Victim::Old => true,
+                Victim::Either => self.random.bool(),
+            };
+            let kind = if old { DeedKind::KillOld } else { DeedKind::KillNew };
+            return (kind, subject.exuvia().map_or_else(missing, |_| Ok("")));
+        }
+        if turn(self.plan.change_every) {
+            let changes = &mut self.changes;
+            let changed = subject.exuvia().map_or_else(missing, |exuvia| changes.next(exuvia));
+            return (DeedKind::Change, changed);
+        }
+        (DeedKind::Upgrade, Ok(""))
+    }
+
+    /// Judges an upgrade that has ended, and says what follows it.
+    async fn conclude(
+        &mut self,
+        mut under_way: UnderWay,
+        outcome: Outcome,
+        old: Vec<Pid>,
+        words: &str,
+        subject: &mut Subject<'_>,
+    ) {
+        let at = Instant::now();
+        let good = outcome.verdict != Verdict::Bad;
+        let mut details = vec![words.to_owned(), outcome.detail];
+        let mut as_expected = match under_way.deed.deed {
+            DeedKind::BadUpgrade => {
+                let restored = subject.exuvia().map_or(Ok(()), |exuvia| exuvia.restore());
+                details.extend(restored.as_ref().err().map(ToString::to_string));
+                outcome.verdict == Verdict::Bad && restored.is_ok()
+            }
+            DeedKind::Change => {
+                let there = match subject.exuvia() {
+                    Some(exuvia) if good => extra_is_as_configured(exuvia).await,
+                    _ => Ok(()),
+                };
+                details.extend(there.as_ref().err().cloned());
+                good && there.is_ok()
+            }
+            DeedKind::Upgrade => good,
+            DeedKind::KillNew | DeedKind::KillOld => true,
+        };
+        if good {
+            under_way.committed(at, &self.now);
+            self.enter(Phase::Draining);
+            self.kill_in_the_drain(&mut under_way, &old).await;
+        }
+        if matches!(under_way.deed.deed, DeedKind::KillNew | DeedKind::KillOld) {
+            match (under_way.killed(), subject.exuvia()) {
+                (Some((pid, phase)), Some(exuvia)) => {
+                    details.push(format!("{pid} was killed while {}", phase.label()));
+                    as_expected = recovered(&exuvia.socket(), pid).await;
+                    if !as_expected {
+                        details.push("nobody serves in its place".into());
+                    }
+                }
+                // It was faster. That is no fault, and no kill.
+                _ => {
+                    details.push("it was over before the kill".into());
+                    under_way.deed.deed = DeedKind::Upgrade;
+                    as_expected = good;
+                }
+            }
+        }
+        let taken = good || under_way.old_was_killed();
+        let ready = under_way.ready();
+        if taken {
+            self.accepts_since = ready.unwrap_or(at);
+            if ready.is_none() {
+                self.moment.ready += 1;
+            }
+            if good {
+                self.usual = under_way.usual(at);
+            }
+        } else if ready.is_some() {
+            // The old one accepts again, and what is connected from now on is its.
+            self.moment.ready -= 1;
+        }
+        let mut deed = under_way.end(&self.now, at);
+        details.retain(|detail| !detail.is_empty());
+        (deed.detail, deed.as_expected) = (details.join("; "), as_expected);
+        self.deeds.push(deed);
+        if taken {
+            let known = !old.is_empty();
+            let left =
+                if known { Left::Processes(old) } else { Left::Until(at + self.plan.settle) };
+            self.draining.push(Draining { deed: self.deeds.len() - 1, since: at, left });
+        }
+        self.enter(Phase::Draining);
+        self.look();
+    }
+
+    /// Kills an old process that has not much time left.
+    async fn kill_in_the_drain(&mut self, under_way: &mut UnderWay, old: &[Pid]) {
+        while under_way.kills() && old.iter().any(|pid| processes::is_alive(*pid)) {
+            sleep_until(under_way.kill_at().min(Instant::now() + LOOK)).await;
+            if Instant::now() >= under_way.kill_at() {
+                under_way.kill(&self.now);
+            }
+        }
+    }
+
+    /// The end of the load is the end of every band.
+    fn finish(mut self) -> Vec<Deed> {
+        let at = Instant::now();
+        for one in self.draining.drain(..) {
+            self.deeds[one.deed].phases.push(band(&self.now, Phase::Draining, one.since, at));
+        }
+        self.deeds
+    }
+}
+
+fn band(now: &Now, phase: Phase, from: Instant, to: Instant) -> Band {
+    Band { phase, from: now.seconds(from), to: now.seconds(to) }
+}
