@@ -1,7 +1,9 @@
 //! The command line: options in, one call, a table and files out.
 
+mod compare;
 mod help;
 mod load;
+mod output;
 mod screen;
 
 use std::cell::RefCell;
@@ -12,16 +14,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use loadtest::generator::Aim;
-use loadtest::results::Results;
 use loadtest::scenario::Scenario;
 use loadtest::stage::Choice;
 use loadtest::stage::exuvia::find;
 use loadtest::traffic::Targets;
 use loadtest::trial::{self, Ours, Witnessed};
 use loadtest::upstream::{Identity, Upstream};
-use loadtest::{host, table};
+use loadtest::host;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -30,7 +31,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use compare::Compare;
 use load::{Load, for_others};
+use output::{Output, print};
 use screen::Screen;
 
 /// A strict witness of what an upgrade does to traffic: load without a single retry, upgrades meanwhile, a verdict.
@@ -56,6 +59,8 @@ enum Command {
         #[command(flatten)]
         load: Load,
     },
+    /// Put several proxies under the same load, in turn, and show them side by side
+    Compare(Box<Compare>),
     /// Serve what the load asks for, behind a proxy that runs already
     Upstream {
         /// Where it speaks HTTP/1.1, and HTTP/2 with prior knowledge
@@ -110,9 +115,9 @@ struct Own {
     /// Its program; by default the one of this project, built now, or the one beside this program
     #[arg(long, value_name = "PATH", conflicts_with_all = ["plain", "tls"])]
     exuvia: Option<PathBuf>,
-    /// Its workers
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
+    /// Its workers [default: 2; in a comparison 1, of the others as well]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
     /// How long the old process watches the new one
     #[arg(long, value_name = "TIME", default_value = "500ms")]
     probation: humantime::Duration,
@@ -124,29 +129,8 @@ struct Own {
     idle_grace: humantime::Duration,
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Output")]
-struct Output {
-    /// The folder for report.html and results.json
-    #[arg(long, short, value_name = "FOLDER", default_value = "loadtest-results")]
-    output: PathBuf,
-    /// What is printed
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
-    /// Show nothing while it goes on
-    #[arg(long, short)]
-    quiet: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// Tables for people
-    Table,
-    /// The main table as Markdown
-    Markdown,
-    /// The whole document
-    Json,
-}
+/// How many workers exuvia has if nobody says.
+const WORKERS: u16 = 2;
 
 /// How it ended, as the exit status says it.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +147,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         None => run(&cli.run),
         Some(Command::Scenario { load }) => load.scenario().map(|scenario| print(&scenario.to_toml())),
+        Some(Command::Compare(compare)) => compare.run(),
         Some(Command::Upstream { plain, tls, chain, key }) => upstream(plain, tls, chain, key),
     };
     ExitCode::from(done.unwrap_or_else(|error| {
@@ -170,13 +155,6 @@ pub(crate) fn main() -> ExitCode {
         writeln!(io::stderr(), "exuvia-loadtest: {error}").ok();
         Exit::Useless
     }) as u8)
-}
-
-fn print(text: &str) -> Exit {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Useless,
-        _ => Exit::Passed,
-    }
 }
 
 /// `host:port`, the first address that the name has.
@@ -197,7 +175,7 @@ fn run(options: &Run) -> Result<Exit, String> {
             trial::theirs(&scenario, &aim, witnessed).await
         })
     } else {
-        let ours = options.own.ours()?;
+        let ours = options.own.ours(options.own.choice()?, WORKERS);
         witnessed(&scenario, options.output.quiet, async |witnessed| {
             trial::ours(&scenario, &ours, witnessed).await
         })
@@ -213,30 +191,32 @@ fn run(options: &Run) -> Result<Exit, String> {
 }
 
 impl Own {
-    fn ours(&self) -> Result<Ours, String> {
-        let program = find(self.exuvia.as_deref()).map_err(|error| error.to_string())?;
-        Ok(Ours {
-            choice: Choice::Exuvia(program),
+    /// Its program.
+    fn choice(&self) -> Result<Choice, String> {
+        Ok(Choice::Exuvia(find(self.exuvia.as_deref()).map_err(|error| error.to_string())?))
+    }
+
+    /// A proxy with these settings, as far as it has them.
+    fn ours(&self, choice: Choice, workers: u16) -> Ours {
+        Ours {
+            choice,
             cpu: None,
-            workers: self.workers.into(),
+            workers: self.workers.unwrap_or(workers).into(),
             probation: self.probation.into(),
             drain_timeout: self.drain_timeout.into(),
             idle_grace: self.idle_grace.into(),
-        })
+        }
     }
 }
 
-/// Does something that shows how it goes, and that Ctrl-C or SIGTERM ends: the first in good order, the second at
-/// once.
+/// Does something that shows how it goes.
 fn witnessed<T>(
     scenario: &Scenario,
     quiet: bool,
     job: impl AsyncFnOnce(Witnessed<'_>) -> T,
 ) -> Result<T, String> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("there is no runtime: {error}"))?;
-    LocalSet::new().block_on(&runtime, async {
-        let interrupted = interruptions().map_err(|error| format!("no signal can be caught: {error}"))?;
+    block_on(async {
+        let interrupted = interruptions()?;
         let screen = RefCell::new(Screen::new(scenario.duration, quiet));
         let done = job(Witnessed {
             interrupted,
@@ -246,14 +226,21 @@ fn witnessed<T>(
         .await;
         screen.borrow().clear();
         Ok(done)
-    })
+    })?
 }
 
-/// How many times somebody has asked for the end.
-fn interruptions() -> io::Result<watch::Receiver<u32>> {
+fn block_on<T>(job: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("there is no runtime: {error}"))?;
+    Ok(LocalSet::new().block_on(&runtime, job))
+}
+
+/// How many times somebody has asked for the end, by Ctrl-C or SIGTERM: at the first it is to come in good order, at
+/// the second at once.
+fn interruptions() -> Result<watch::Receiver<u32>, String> {
     let (say, heard) = watch::channel(0);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let caught = |kind| signal(kind).map_err(|error| format!("no signal can be caught: {error}"));
+    let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
     tokio::task::spawn_local(async move {
         loop {
             tokio::select! {
@@ -264,36 +251,6 @@ fn interruptions() -> io::Result<watch::Receiver<u32>> {
         }
     });
     Ok(heard)
-}
-
-impl Output {
-    /// Writes the files, prints the table, and says how it ended.
-    fn give(&self, results: &Results) -> Result<Exit, String> {
-        let json = serde_json::to_string_pretty(results).map_err(|error| format!("no JSON: {error}"))?;
-        fs::create_dir_all(&self.output).map_err(|error| cannot("make", &self.output, &error))?;
-        let files = [("results.json", &json)];
-        for (name, text) in files {
-            let path = self.output.join(name);
-            fs::write(&path, text).map_err(|error| cannot("write", &path, &error))?;
-        }
-        let text = match self.format {
-            Format::Json => json + "\n",
-            Format::Markdown => table::markdown(results),
-            Format::Table => {
-                format!("{}\nresults: {}\n", table::terminal(results), self.output.display())
-            }
-        };
-        print(&text);
-        Ok(match (results.verdict.passed, results.verdict.interrupted) {
-            (true, _) => Exit::Passed,
-            (false, true) => Exit::Interrupted,
-            (false, false) => Exit::Failed,
-        })
-    }
-}
-
-fn cannot(what: &str, path: &Path, error: &io::Error) -> String {
-    format!("cannot {what} {}: {error}", path.display())
 }
 
 /// Who may have issued the proxy's certificate.
@@ -327,10 +284,8 @@ fn upstream(
         _ => None,
     };
     host::allow_descriptors()?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("there is no runtime: {error}"))?;
-    LocalSet::new().block_on(&runtime, async {
-        let mut interrupted = interruptions().map_err(|error| format!("no signal can be caught: {error}"))?;
+    block_on(async {
+        let mut interrupted = interruptions()?;
         let upstream = Upstream::bind(plain, tls).await.map_err(|error| error.to_string())?;
         let ready = upstream.ready().map_err(|error| format!("where does it listen? {error}"))?;
         let ready = serde_json::to_string(&ready).map_err(|error| error.to_string())?;
@@ -340,5 +295,5 @@ fn upstream(
             _ = interrupted.changed() => {}
         }
         Ok(Exit::Passed)
-    })
+    })?
 }

@@ -40,9 +40,11 @@ pub async fn disturb(
     let plan = &scenario.disturb;
     let mut disturber = Disturber::new(scenario, now);
     let mut due = disturber.now.begun() + plan.every;
+    let end = disturber.now.begun() + scenario.duration;
     let mut number = 0;
     let more = |number| !plan.every.is_zero() && (plan.upgrades == 0 || number < plan.upgrades);
-    while more(number) && disturber.watch_until(Some(due), &mut orders).await {
+    // One that begins when the load ends would be seen by nobody.
+    while more(number) && due < end && disturber.watch_until(Some(due), &mut orders).await {
         number += 1;
         disturber.upgrade(number, &mut subject, &mut orders).await;
         // What is late is not made up for.

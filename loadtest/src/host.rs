@@ -3,8 +3,10 @@
 use std::fs;
 use std::thread::available_parallelism;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::utsname::uname;
+use nix::unistd::Pid;
 
 use crate::scenario::Scenario;
 
@@ -45,6 +47,19 @@ fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let (_, value) = text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))?;
     Some(value.trim().to_owned())
+}
+
+/// Leaves the last of the processors that this process may use to somebody else: from now on it, and what it starts,
+/// uses the others. Gives it; `None` if there is only one, so that all must share it, or the kernel refuses.
+#[must_use]
+pub fn leave_a_cpu() -> Option<usize> {
+    let allowed = sched_getaffinity(Pid::this()).ok()?;
+    let allowed: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true)).collect();
+    let (last, others) = allowed.split_last().filter(|(_, others)| !others.is_empty())?;
+    let mut set = CpuSet::new();
+    others.iter().try_for_each(|cpu| set.set(*cpu)).ok()?;
+    sched_setaffinity(Pid::this(), &set).ok()?;
+    Some(*last)
 }
 
 /// Allows this process, and those that it starts, as many descriptors as the system does. Gives how many.

@@ -16,6 +16,7 @@
 //! 5. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
 //! 6. [`table`] shows the results.
 
+pub mod compare;
 pub mod content;
 pub mod control;
 pub mod disturb;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::now::{Moment, Now};
 use crate::results::Connections;
-use crate::scenario::Traffic;
+use crate::scenario::{Kind, Traffic};
 use crate::witness::{Class, Disturbance, Failure, Phase, Unit};
 pub use sum::{SoFar, Sum};
 
@@ -73,7 +73,7 @@ pub struct Slice {
     pub failed: BTreeMap<Class, u64>,
     /// Disturbances.
     pub disturbances: BTreeMap<Disturbance, u64>,
-    /// Microseconds of those that ended ok.
+    /// Microseconds of those that ended ok and do not last on purpose.
     pub latency: Histogram<u64>,
     /// Connections open at its end, by how many processes had become ready when they were made.
     pub open: BTreeMap<u32, u64>,
@@ -141,7 +141,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct Recorder {
     now: Now,
-    names: Vec<String>,
+    traffic: Vec<Traffic>,
     slice_length: Duration,
     slices: UnboundedSender<Slice>,
     counts: RefCell<Counts>,
@@ -166,8 +166,7 @@ impl Recorder {
         let tallies = traffic.iter().map(|_| Tally::new()).collect();
         let totals = Totals { tallies, failures: Vec::new() };
         let counts = Counts { totals, slice: Slice::new(0), open: BTreeMap::new() };
-        let names = traffic.iter().map(|traffic| traffic.name.clone()).collect();
-        Recorder { now, names, slice_length, slices, counts: RefCell::new(counts) }
+        Recorder { now, traffic: traffic.to_vec(), slice_length, slices, counts: RefCell::new(counts) }
     }
 
     /// The run's clock.
@@ -191,8 +190,14 @@ impl Recorder {
             let moment = self.now.moment();
             let steady = ended.before.phase == Phase::Steady && moment == ended.before;
             let latency = if steady { &mut tally.steady } else { &mut tally.upgrading };
-            latency.saturating_record(micros);
-            counts.slice.latency.saturating_record(micros);
+            let traffic = &self.traffic[kind];
+            // A whole call takes as long as its messages are sent slowly: theirs is what it makes clients wait.
+            if !(traffic.kind == Kind::Grpc && ended.unit == Unit::Stream) {
+                latency.saturating_record(micros);
+                if !traffic.is_paced() {
+                    counts.slice.latency.saturating_record(micros);
+                }
+            }
             *counts.slice.ok.entry(ended.unit).or_default() += 1;
         } else if ended.class.is_failure() {
             *counts.slice.failed.entry(ended.class).or_default() += 1;
@@ -206,7 +211,7 @@ impl Recorder {
                 let moment = self.now.moment();
                 counts.totals.failures.push(Failure {
                     at: self.now.seconds(at),
-                    kind: self.names[kind].clone(),
+                    kind: self.traffic[kind].name.clone(),
                     unit: ended.unit,
                     class: ended.class,
                     phase: moment.phase,

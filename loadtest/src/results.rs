@@ -100,7 +100,8 @@ pub struct KindRow {
     pub bytes_in: u64,
     /// Bytes of bodies and messages sent.
     pub bytes_out: u64,
-    /// From the intended time to the end, of exchanges that ended ok outside of every upgrade.
+    /// From the intended time to the end, of exchanges that ended ok outside of every upgrade. Whole calls of gRPC are
+    /// not in it, only their messages; and in the sum of all kinds none of those that last on purpose.
     pub steady: Latency,
     /// The same, of those that touched an upgrade: begun or ended in a phase other than [`Phase::Steady`].
     pub upgrading: Latency,
@@ -184,7 +185,7 @@ pub struct Slice {
     pub failed: BTreeMap<Class, u64>,
     /// Disturbances.
     pub disturbances: BTreeMap<Disturbance, u64>,
-    /// Latency of those that ended ok, all together.
+    /// Latency of those that ended ok, all together, without those that last on purpose.
     pub p50: f64,
     /// See above.
     pub p99: f64,

@@ -73,6 +73,12 @@ impl Traffic {
         self.connections * if self.carrier() == Carrier::Http2 { self.streams } else { 1 }
     }
 
+    /// Whether its exchanges last on purpose, so that how long they take says little.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        !self.lasts.is_zero()
+    }
+
     /// What its exchanges are carried by.
     #[must_use]
     pub fn carrier(&self) -> Carrier {

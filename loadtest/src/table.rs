@@ -1,5 +1,6 @@
 //! The results as tables of text: for the terminal, and for a README.
 
+mod compared;
 pub mod grid;
 pub mod text;
 
@@ -8,10 +9,11 @@ use std::fmt::Write;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle};
 
+use crate::compare::Comparison;
 use crate::results::Results;
 use crate::witness::Class;
 use grid::Grid;
-use text::{at, count, cut, deed, deeds, plain, sentence};
+use text::{at, count, counted, cut, deed, deeds, plain, sentence};
 
 /// No frame: the columns stand for themselves, and a line parts them from their heads.
 const CALM: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
@@ -46,14 +48,48 @@ pub fn terminal(results: &Results) -> String {
 /// The main table for a README, without the verdict.
 #[must_use]
 pub fn markdown(results: &Results) -> String {
-    let grid = grid::kinds(results);
+    as_markdown(&grid::kinds(results))
+}
+
+/// What an operator reads when a comparison is over.
+#[must_use]
+pub fn compared(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for one in &comparison.proxies {
+        let version = if one.version.is_empty() { "" } else { ": " };
+        let missing = one.missing.as_deref().map(|why| format!(": MISSING: {}", plain(why)));
+        let rounds = counted(one.rounds.len() as u64, "round");
+        line(
+            &mut out,
+            format_args!("{}{version}{}, {rounds}{}", one.name, one.version, missing.unwrap_or_default()),
+        );
+    }
+    if comparison.interrupted {
+        line(&mut out, format_args!("interrupted: what follows is what was done until then"));
+    }
+    add(&mut out, &compared::proxies(comparison));
+    add(&mut out, &compared::sorts(comparison));
+    out
+}
+
+/// The same as Markdown, the tables alone.
+#[must_use]
+pub fn compared_markdown(comparison: &Comparison) -> String {
+    format!(
+        "{}\n{}",
+        as_markdown(&compared::proxies(comparison)),
+        as_markdown(&compared::sorts(comparison))
+    )
+}
+
+fn as_markdown(grid: &Grid) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     // One line is all that a head has there.
     let heads = grid.head.iter().map(|head| format!("{} {}", head.group, head.name).trim().to_owned());
     table.set_header(heads.collect::<Vec<_>>());
     table.add_rows(grid.rows.iter().map(|row| row.cells.iter().map(|cell| cell.replace('|', "\\|"))));
-    align(&mut table, &grid);
+    align(&mut table, grid);
     format!("{table}\n")
 }
 
@@ -75,7 +111,7 @@ fn add(out: &mut String, grid: &Grid) {
         // A group is named once, above its first column.
         let first = at == 0 || grid.head[at - 1].group != head.group;
         let group = if first { head.group } else { "" };
-        let text = if grouped { format!("{group}\n{}", head.name) } else { head.name.to_owned() };
+        let text = if grouped { format!("{group}\n{}", head.name) } else { head.name.clone().into_owned() };
         Cell::new(text).set_alignment(alignment)
     });
     table.set_header(heads.collect::<Vec<_>>());

@@ -82,6 +82,11 @@ impl Load {
     ///
     /// What is wrong, with the file's or the option's name.
     pub(super) fn scenario(&self) -> Result<Scenario, String> {
+        self.scenario_or(None)
+    }
+
+    /// The same; where nobody names a file, a duration and a time between upgrades, it has these.
+    pub(super) fn scenario_or(&self, times: Option<[&str; 2]>) -> Result<Scenario, String> {
         let (name, base) = match (&self.scenario, &self.shares) {
             (Some(file), _) => {
                 let text = fs::read_to_string(file);
@@ -99,22 +104,24 @@ impl Load {
         };
         // What a file says is checked as a file, so is what the options change.
         let mut table: Table = base.to_toml().parse().map_err(|error| format!("{name}: {error}"))?;
-        self.apply(&mut table);
+        self.apply(&mut table, times.filter(|_| self.scenario.is_none()));
         Scenario::parse(&table.to_string()).map_err(|error| format!("{name}: {error}"))
     }
 
-    fn apply(&self, table: &mut Table) {
-        set(table, "duration", self.duration.as_deref());
+    fn apply(&self, table: &mut Table, times: Option<[&str; 2]>) {
+        let [duration, every] = times.map_or([None, None], |times| times.map(Some));
+        let (duration, of) = (self.duration.as_deref().or(duration), &self.disturb);
+        let every = of.upgrade_every.as_deref().or(every);
+        set(table, "duration", duration);
         set(table, "timeout", self.timeout.as_deref());
         set(table, "seed", self.seed);
         set(table, "threads", self.threads);
-        let of = &self.disturb;
         let Some(Value::Table(disturb)) = table.get_mut("disturb") else { return };
         // The built-in one has as many as its time allows.
-        if self.scenario.is_none() && (self.duration.is_some() || of.upgrade_every.is_some()) {
+        if self.scenario.is_none() && (duration.is_some() || every.is_some()) {
             set(disturb, "upgrades", Some(0));
         }
-        set(disturb, "every", of.upgrade_every.as_deref());
+        set(disturb, "every", every);
         set(disturb, "upgrades", of.upgrades);
         set(disturb, "bad_every", of.bad_every);
         set(disturb, "kill_every", of.kill_every);

@@ -18,6 +18,7 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 /// What is shown.
 pub(super) struct Screen {
     bar: ProgressBar,
+    title: String,
     quiet: bool,
     duration: Duration,
     last_line: Duration,
@@ -34,15 +35,21 @@ impl Screen {
         bar.enable_steady_tick(Duration::from_millis(100));
         let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        Screen { bar, quiet, duration, last_line: Duration::ZERO, counted: Vec::new() }
+        Screen { bar, title: String::new(), quiet, duration, last_line: Duration::ZERO, counted: Vec::new() }
+    }
+
+    /// The same, with something before each line.
+    pub(super) fn with_title(self, title: String) -> Screen {
+        Screen { title, ..self }
     }
 
     /// What is being done before or after the load.
     pub(super) fn step(&mut self, step: &str) {
+        let text = format!("{}{step}", self.title);
         if self.bar.is_hidden() {
-            self.line(step);
+            self.line(&text);
         }
-        self.bar.set_message(step.to_owned());
+        self.bar.set_message(text);
     }
 
     /// How the load goes.
@@ -85,7 +92,8 @@ impl Screen {
         let time = format!("{:.0}/{:.0} s", tick.elapsed.as_secs_f64(), self.duration.as_secs_f64());
         let end = if tick.load { "" } else { ", finishing what is under way" };
         format!(
-            "{time}  upgrade {}{phase}  {}/s  p50 {} p99 {} ms  {} failed, {} disturbed{end}",
+            "{}{time}  upgrade {}{phase}  {}/s  p50 {} p99 {} ms  {} failed, {} disturbed{end}",
+            self.title,
             moment.upgrade,
             sensible(rate),
             sensible(so_far.p50),

@@ -40,7 +40,7 @@ impl Sum {
             return;
         }
         for (sum, tally) in self.tallies.iter_mut().zip(totals.tallies) {
-            sum.add(&tally);
+            sum.add(&tally, true);
         }
     }
 
@@ -93,7 +93,9 @@ impl Sum {
     #[must_use]
     pub fn kinds(&self, traffic: &[Traffic]) -> (Vec<KindRow>, KindRow, u64) {
         let mut all = Tally::new();
-        self.tallies.iter().for_each(|tally| all.add(tally));
+        for (one, tally) in traffic.iter().zip(&self.tallies) {
+            all.add(tally, !one.is_paced());
+        }
         let rows =
             traffic.iter().zip(&self.tallies).map(|(traffic, tally)| tally.row(&traffic.name)).collect();
         let total = all.row("total");
@@ -125,7 +127,8 @@ pub struct SoFar {
 }
 
 impl Tally {
-    fn add(&mut self, other: &Tally) {
+    /// Adds another kind's counts; its latencies only if they are the proxy's doing.
+    fn add(&mut self, other: &Tally, latency: bool) {
         add_all(&mut self.exchanges, &other.exchanges);
         add_all(&mut self.disturbances, &other.disturbances);
         self.excused += other.excused;
@@ -137,8 +140,10 @@ impl Tally {
         add_all(&mut self.connections.failed, &other.connections.failed);
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
-        merge(&mut self.steady, &other.steady);
-        merge(&mut self.upgrading, &other.upgrading);
+        if latency {
+            merge(&mut self.steady, &other.steady);
+            merge(&mut self.upgrading, &other.upgrading);
+        }
     }
 
     fn row(&self, kind: &str) -> KindRow {

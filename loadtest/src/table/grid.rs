@@ -1,5 +1,6 @@
 //! What the results say, as cells: the same ones in the terminal and on the page, so that the two cannot disagree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -24,7 +25,7 @@ pub struct Head {
     /// What several columns have in common; empty if nothing.
     pub group: &'static str,
     /// What this one is.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Whether it is a number, which stands at the right.
     pub number: bool,
 }
@@ -52,18 +53,18 @@ pub enum Tone {
 
 impl Grid {
     /// With words in these columns.
-    fn words(mut self, names: &[&'static str]) -> Grid {
-        self.head.extend(names.iter().map(|name| Head { group: "", name, number: false }));
+    pub(super) fn words(mut self, names: &[&'static str]) -> Grid {
+        self.head.extend(names.iter().map(|name| Head { group: "", name: Cow::Borrowed(name), number: false }));
         self
     }
 
     /// With numbers in these columns.
-    fn numbers(mut self, group: &'static str, names: &[&'static str]) -> Grid {
-        self.head.extend(names.iter().map(|name| Head { group, name, number: true }));
+    pub(super) fn numbers(mut self, group: &'static str, names: &[&'static str]) -> Grid {
+        self.head.extend(names.iter().map(|name| Head { group, name: Cow::Borrowed(name), number: true }));
         self
     }
 
-    fn row(&mut self, tone: Tone, cells: Vec<String>) {
+    pub(super) fn row(&mut self, tone: Tone, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.head.len());
         self.rows.push(Row { tone, cells });
     }
