@@ -137,7 +137,8 @@ fn who(results: &Results) -> Vec<String> {
     let began = began.filter(|_| results.started_unix_ms < 253_402_300_800_000);
     let began = began.map(|at| humantime::format_rfc3339_seconds(at).to_string().replace(['T', 'Z'], " "));
     let began = began.map(|text| format!("{} UTC", text.trim_end())).unwrap_or_default();
-    let witness = if of.loadtest.is_empty() { String::new() } else { format!("seen by {}", plain(&of.loadtest)) };
+    let witness =
+        if of.loadtest.is_empty() { String::new() } else { format!("seen by {}", plain(&of.loadtest)) };
     vec![plain(&of.proxy), began, witness, plain(&of.cpu)]
 }
 
@@ -199,7 +200,10 @@ fn latency(name: &'static str, of: &Latency) -> Figure {
     let (value, note) = if of.count == 0 {
         ("–".to_owned(), String::new())
     } else {
-        (format!("{} ms", sensible(of.p99)), format!("p50 {} ms, max {} ms", sensible(of.p50), sensible(of.max)))
+        (
+            format!("{} ms", sensible(of.p99)),
+            format!("p50 {} ms, max {} ms", sensible(of.p50), sensible(of.max)),
+        )
     };
     Figure { name, value, note, bad: false }
 }
@@ -241,7 +245,12 @@ fn tables(results: &Results) -> Vec<Table> {
     vec![
         table("kinds", "Kinds of traffic", "latency in milliseconds, of what ended ok", grid::kinds(results)),
         table("classes", "How exchanges failed", "the excused ones too", grid::classes(results)),
-        table("disturbances", "Disturbances", "noticed by a client that lost nothing by it", grid::disturbances(results)),
+        table(
+            "disturbances",
+            "Disturbances",
+            "noticed by a client that lost nothing by it",
+            grid::disturbances(results),
+        ),
         table("deeds", "What was done to the proxy", "", grid::deeds(results)),
         table("failures", &first, "", failures),
         table("usage", "What the processes took", "while there was load", grid::usage(results)),

@@ -7,14 +7,17 @@ function prepare(given) {
   const length = Math.max(finite(given.slice_seconds) ?? 0, 0);
   const seconds = Math.max(finite(given.seconds) ?? 0, 0);
   const last = given.slices.length - 1;
-  const slices = given.slices.map((row, index) => {
+  const slices = given.slices.map((one, index) => {
+    const row = { ...one, at: finite(one.at) ?? index * length };
     const whole = row.at + length;
     // The load may end before the last slice does; what comes after has its full length.
     const to = index === last && row.at < seconds ? Math.min(whole, seconds) : whole;
     return prepareSlice(row, to, { index, seconds, length, excused: given.excused[index] ?? 0 });
   });
-  const deeds = given.deeds.map((deed, index) => ({ ...deed, number: index + 1 }));
-  const bands = deeds.flatMap((deed) => deed.phases.map((band) => ({ ...band, deed })));
+  const time = (value) => Math.max(finite(value) ?? 0, 0);
+  const deeds = given.deeds.map((deed, index) => ({ ...deed, at: time(deed.at), number: index + 1 }));
+  const band = (one, deed) => ({ phase: one.phase, from: time(one.from), to: time(one.to), deed });
+  const bands = deeds.flatMap((deed) => deed.phases.map((one) => band(one, deed)));
   const end = Math.max(seconds, slices[last]?.to ?? 0) || 1;
   return { seconds, length, end, slices, deeds, bands, cpu: given.cpu, labels: given.labels };
 }
