@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::results::{Deed, DeedKind, Latency, Results, Slice};
 use crate::table::grid::{self, Grid};
-use crate::table::text::{self, count, plain, sensible, sentence, size};
+use crate::table::text::{self, count, cut, plain, sensible, sentence, size};
 use crate::witness::{Class, Disturbance, Phase};
 
 const PAGE: &str = include_str!("report/page.html");
@@ -139,7 +139,7 @@ fn who(results: &Results) -> Vec<String> {
     let began = began.map(|text| format!("{} UTC", text.trim_end())).unwrap_or_default();
     let witness =
         if of.loadtest.is_empty() { String::new() } else { format!("seen by {}", plain(&of.loadtest)) };
-    vec![plain(&of.proxy), began, witness, plain(&of.cpu)]
+    [plain(&of.proxy), began, witness, plain(&of.cpu)].map(|part| cut(&part, 120)).into()
 }
 
 fn verdict(results: &Results) -> Verdict {
@@ -183,7 +183,8 @@ fn upgrades(deeds: &[Deed]) -> Figure {
     let good = |deed: &&Deed| matches!(deed.deed, DeedKind::Upgrade | DeedKind::Change);
     let done = deeds.iter().filter(good).filter(|deed| deed.as_expected).count();
     let unexpected = deeds.iter().filter(|deed| !deed.as_expected).count();
-    let others = deeds.len() - deeds.iter().filter(good).count();
+    let asked = deeds.iter().filter(good).count();
+    let others = deeds.len() - asked;
     let mut notes = Vec::new();
     if others > 0 {
         notes.push(format!("{} bad or killed", count(others as u64)));
@@ -193,7 +194,11 @@ fn upgrades(deeds: &[Deed]) -> Figure {
         (false, 0) => notes.push("all as expected".to_owned()),
         (false, some) => notes.push(format!("{} not as expected", count(some as u64))),
     }
-    Figure { name: "upgrades done", value: count(done as u64), note: notes.join(", "), bad: unexpected > 0 }
+    let value = match asked == done {
+        true => count(done as u64),
+        false => format!("{} of {}", count(done as u64), count(asked as u64)),
+    };
+    Figure { name: "upgrades done", value, note: notes.join(", "), bad: unexpected > 0 }
 }
 
 fn latency(name: &'static str, of: &Latency) -> Figure {
@@ -251,9 +256,9 @@ fn tables(results: &Results) -> Vec<Table> {
             "noticed by a client that lost nothing by it",
             grid::disturbances(results),
         ),
+        table("usage", "What the processes took", "while there was load", grid::usage(results)),
         table("deeds", "What was done to the proxy", "", grid::deeds(results)),
         table("failures", &first, "", failures),
-        table("usage", "What the processes took", "while there was load", grid::usage(results)),
         table("connections", "Connections", "", grid::connections(results)),
         table("traffic", "Traffic asked for", "", grid::traffic(results)),
     ]

@@ -133,8 +133,10 @@ fn rich_page(looks: &[Value], crosshair: &Value) {
     says("PageDown", "0.4–0.5 s starting of 1 · ");
     says("End", "30.1–30.2 s after the load · ");
     says("ArrowLeft", "30.0–30.1 s after the load · ");
+    // What ends after the load is no rate.
+    assert_eq!(crosshair["End"]["values"][0], "–");
     says("Escape", "Point at a plot");
-    says("pointed", "15.");
+    says("pointed", "14.");
 }
 
 fn hostile_page(looks: &[Value]) {

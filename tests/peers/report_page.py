@@ -25,11 +25,11 @@ LOOK = """JSON.stringify((() => {
     const panel = (one) => ({
         id: one.id,
         bands: one.querySelectorAll('.band').length,
-        failures: one.querySelectorAll('.failure').length,
+        failures: one.querySelectorAll('svg[role] .failure').length,
         failed: one.querySelectorAll('.count.failed').length,
         excused: one.querySelectorAll('.count.excused').length,
         disturbed: one.querySelectorAll('.count.disturbed').length,
-        deeds: one.querySelectorAll('path.deed:not(figcaption *)').length,
+        deeds: one.querySelectorAll('svg[role] .deed').length,
         areas: one.querySelectorAll('svg[role] .area').length,
         lines: one.querySelectorAll('svg[role] path.line').length,
         labels: [...one.querySelectorAll('.label')].map((label) => label.getBBox()).map(({ x, width }) => [x, x + width]),
@@ -107,18 +107,31 @@ async def crosshair(page):
     return said
 
 
+WHOLE = """JSON.stringify({ x: 0, y: 0, width: innerWidth, scale: 1,
+    height: Math.min(document.documentElement.scrollHeight, 6000) })"""
+
+
+async def picture(page, path):
+    """What all of it looks like."""
+    clip = await page.state(WHOLE)
+    shot = await page.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+    path.write_bytes(base64.b64decode(shot["data"]))
+
+
 async def pictures(page, name, folder):
-    """What it looks like: all of it, and for a size the crosshair."""
+    """What it looks like in every way, and with the crosshair on the last upgrade."""
     for size in ("wide", "narrow"):
         for scheme in ("light", "dark"):
             await sized(page, size, scheme)
-            shot = await page.call("Page.captureScreenshot", format="png", captureBeyondViewport=True,
-                                   clip=await page.state(WHOLE))
-            (folder / f"{name}-{size}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
-
-
-WHOLE = """JSON.stringify({ x: 0, y: 0, width: innerWidth, scale: 1,
-    height: Math.min(document.documentElement.scrollHeight, 6000) })"""
+            await picture(page, folder / f"{name}-{size}-{scheme}.png")
+            await page.call("Runtime.evaluate", expression="document.getElementById('plots').focus()")
+            await press(page, "End")
+            await press(page, "PageUp")
+            await picture(page, folder / f"{name}-{size}-{scheme}-crosshair.png")
+            await press(page, "Escape")
+            await page.call("Runtime.evaluate", expression="document.activeElement.blur()")
+    await page.call("Emulation.setEmulatedMedia", media="print")
+    await picture(page, folder / f"{name}-print.png")
 
 
 async def look(page, path, options):

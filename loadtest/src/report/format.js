@@ -20,7 +20,7 @@ function compact(number) {
 function milliseconds(ms) {
   if (ms < 1) return `${Number((ms * 1000).toPrecision(2))} µs`;
   if (ms < 1000) return `${Number(ms.toPrecision(ms < 100 ? 2 : 3))} ms`;
-  return `${Number((ms / 1000).toPrecision(3)).toLocaleString('en')} s`;
+  return `${compact(ms / 1000)} s`;
 }
 
 const two = (number) => String(number).padStart(2, '0');

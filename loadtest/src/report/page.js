@@ -73,7 +73,8 @@ class Plots {
     this.chosen = null;
     this.figures = [];
     section.addEventListener('keydown', (event) => this.key(event));
-    section.addEventListener('pointerleave', () => this.choose(null));
+    // A finger that is lifted has pointed; a mouse that is elsewhere does no more.
+    section.addEventListener('pointerleave', (event) => event.pointerType === 'mouse' && this.choose(null));
     // Not within the observer's own turn, since what is drawn changes the height that it observes.
     new ResizeObserver(() => requestAnimationFrame(() => this.fit())).observe(byId('panels'));
     this.fit();
@@ -138,14 +139,20 @@ class Plots {
       cross.setAttribute('visibility', slice ? 'visible' : 'hidden');
       show(slice);
     }
-    const time = slice ? make('b', { text: timeOf(this.run, slice) }) : '';
-    byId('readout').replaceChildren(time, slice ? ` ${wordsOf(this.run, slice)}` : this.hint());
+    byId('readout').replaceChildren(...(slice ? this.words(slice) : this.hint()));
+  }
+
+  words(slice) {
+    const time = make('b', { text: timeOf(this.run, slice) });
+    return [make('span', {}, [time, ` ${wordsOf(this.run, slice)}`]), make('span', { text: openIn(slice) })];
   }
 
   hint() {
     const { slices, length } = this.run;
-    if (slices.length === 0) return 'Nothing ended, so that there is nothing to plot.';
-    return `Point at a plot, or use ← and →, for the values of a slice of ${milliseconds(length * 1000)}.`;
+    if (slices.length === 0) return [make('span', { text: 'Nothing ended, so that there is nothing to plot.' })];
+    const point = `Point at a plot, or use ← and →, for the values of a slice of ${milliseconds(length * 1000)}.`;
+    const keys = 'Shift: ten slices. Page Up, Page Down: to what was done before, and after.';
+    return [point, keys].map((text) => make('span', { text }));
   }
 }
 

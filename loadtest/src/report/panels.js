@@ -30,11 +30,14 @@ const GLYPHS = {
   kill_old: 'M-3.5,-3.5L3.5,3.5M-3.5,3.5L3.5,-3.5',
 };
 const SHORT = { upgrade: '', change: 'change', bad_upgrade: 'bad', kill_new: 'kill new', kill_old: 'kill old' };
+const PHASES = ['starting', 'probation', 'draining'];
+/** Where there is no room for more. */
+const TICK = 'M-0.6,-4H0.6V4H-0.6Z';
 const ROWS = { deeds: 13, phases: 34, failed: 66, disturbed: 92 };
 
 function deedsPanel(run) {
   const kinds = Object.keys(GLYPHS).filter((kind) => run.deeds.some((deed) => deed.deed === kind));
-  const phases = Object.entries(run.labels.phases).map(([phase, label]) => ({ label, swatch: `phase ${phase}` }));
+  const phases = PHASES.map((phase) => ({ label: run.labels.phases[phase], swatch: `phase ${phase}` }));
   const legend = kinds.map((kind) => ({ label: run.labels.deeds[kind], glyph: GLYPHS[kind], swatch: `deed ${kind}` }));
   return {
     id: 'deeds',
@@ -79,26 +82,36 @@ function drawDeeds(svg, box) {
   for (const deed of box.run.deeds) {
     const expected = deed.as_expected ? '' : ', not as expected';
     const title = `${deed.number}: ${box.run.labels.deeds[deed.deed]} at ${moment(deed.at, 0.01)}${expected}: ${deed.detail}`;
-    const place = `translate(${box.x(deed.at)} ${ROWS.deeds - 2})`;
-    drawNamed(svg, 'path', { class: `deed ${deed.deed}${deed.as_expected ? '' : ' unexpected'}`, d: GLYPHS[deed.deed], transform: place }, title);
+    const usual = deed.deed === 'upgrade' && deed.as_expected;
+    const shape = {
+      class: `deed ${deed.deed}${deed.as_expected ? '' : ' unexpected'}`,
+      d: box.dense && usual ? TICK : GLYPHS[deed.deed],
+      transform: `translate(${box.x(deed.at)} ${ROWS.deeds - 2})`,
+    };
+    drawNamed(svg, 'path', shape, title);
   }
   for (const { deed, x, text } of labelsThatFit(box)) {
     draw(svg, 'text', { class: `label${deed.as_expected ? '' : ' unexpected'}`, x, y: ROWS.deeds + 1.5 }, text);
   }
 }
 
-/** The labels of deeds for which there is room: what is unusual comes first. */
+/** The labels of deeds for which there is room, with or without a word: what is unusual comes first. */
 function labelsThatFit(box) {
   const unusual = (deed) => (deed.as_expected ? 0 : 2) + (deed.deed === 'upgrade' ? 0 : 1);
   const order = [...box.run.deeds].sort((one, other) => unusual(other) - unusual(one) || one.number - other.number);
   const marks = box.run.deeds.map((deed) => box.x(deed.at));
   const placed = [];
   for (const deed of order) {
-    const text = `${deed.number}${SHORT[deed.deed] ? ` ${SHORT[deed.deed]}` : ''}${deed.as_expected ? '' : ' !'}`;
-    const from = box.x(deed.at) + 6;
-    const to = from + text.length * 6.4 + 4;
-    const free = placed.every((one) => one.to < from || one.from > to) && !marks.some((x) => x > from && x - 4 < to);
-    if (free && to < box.width) placed.push({ deed, text, x: from, from, to });
+    const mark = deed.as_expected ? '' : '!';
+    const texts = [`${deed.number}${mark} ${SHORT[deed.deed]}`.trim(), `${deed.number}${mark}`];
+    const x = box.x(deed.at) + 6;
+    const fits = (text) => {
+      const to = x + text.length * 6.6 + 3;
+      const free = placed.every((one) => one.to < x || one.x > to) && !marks.some((one) => one > x && one - 4 < to);
+      return free && to < box.width;
+    };
+    const text = texts.find(fits);
+    if (text) placed.push({ deed, text, x, to: x + text.length * 6.6 + 3 });
   }
   return placed;
 }
@@ -214,16 +227,19 @@ function connectionsPanel(run, low) {
   };
 }
 
+/** How many connections are open in a slice, by generation, the newest first. */
+function openIn(slice) {
+  const parts = Object.entries(slice.open).filter(([, number]) => number > 0).reverse();
+  const shown = parts.slice(0, NEWEST_GENERATIONS).map(([key, number]) => `${count(number)} of generation ${nameOf(Number(key))}`);
+  const others = parts.length > shown.length ? ', …' : '';
+  return `${count(sum(slice.open))} open${parts.length > 0 ? `: ${shown.join(', ')}${others}` : ''}`;
+}
+
 function legendOfGenerations(layers) {
-  const open = (slice) => {
-    const parts = Object.entries(slice.open).filter(([, number]) => number > 0);
-    const shown = parts.slice(-4).map(([key, number]) => `${nameOf(Number(key))}: ${count(number)}`);
-    return `${count(sum(slice.open))} open${parts.length > 0 ? ` (${shown.reverse().join(', ')}${parts.length > 4 ? ', …' : ''})` : ''}`;
-  };
   const rest = layers.length > NAMED_GENERATIONS ? `${COLOURS} colours in turn, grey: older than the newest ${NEWEST_GENERATIONS}` : '';
   const named = layers.length > NAMED_GENERATIONS ? [] : layers;
   const swatches = named.map(({ generation }) => ({ label: nameOf(generation), swatch: `area ${colourOf(generation)}` }));
-  return [{ label: 'generation', value: open, rest }, ...swatches];
+  return [{ label: 'generation', value: () => rest, rest }, ...swatches];
 }
 
 /** A layer is drawn where it has something, and to the next slice on either side, where its height is nothing. */

@@ -4,6 +4,10 @@ const LEFT = 58;
 const RIGHT = 10;
 const AXIS = 18;
 const PIXELS_BETWEEN_TIMES = 90;
+/** So many levels have room in a panel. */
+const MOST_LEVELS = 6;
+/** Deeds that are nearer to each other than this are drawn fainter, so that they do not cover what they stand behind. */
+const DENSE = 14;
 const STEPS_OF_TIME = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
 
 const px = (value) => Math.round(value * 10) / 10;
@@ -54,7 +58,9 @@ function logarithmic(lowest, highest) {
     ticks.push(...factors.map((one) => one * 10 ** power));
   }
   const part = (value) => (value > 0 ? Math.min(Math.max((Math.log10(value) - from) / (to - from), 0), 1) : 0);
-  return { ticks: ticks.filter((one) => Math.log10(one) >= from - 1e-9 && Math.log10(one) <= to + 1e-9), part };
+  const within = ticks.filter((one) => Math.log10(one) >= from - 1e-9 && Math.log10(one) <= to + 1e-9);
+  const each = Math.ceil(within.length / MOST_LEVELS);
+  return { ticks: within.filter((_, index) => index % each === 0), part };
 }
 
 // ── a panel ──
@@ -63,7 +69,8 @@ function logarithmic(lowest, highest) {
 function frameOf(run, width) {
   const inner = Math.max(width - LEFT - RIGHT, 50);
   const part = (time) => Math.min(Math.max(time / run.end, 0), 1);
-  return { run, width, left: LEFT, right: LEFT + inner, x: (time) => px(LEFT + part(time) * inner) };
+  const dense = inner / Math.max(run.deeds.length, 1) < DENSE;
+  return { run, width, dense, left: LEFT, right: LEFT + inner, x: (time) => px(LEFT + part(time) * inner) };
 }
 
 /** Draws a panel into its SVG, which is emptied first. Gives the line of its crosshair. */
@@ -81,7 +88,7 @@ function drawPanel(svg, panel, frame) {
 }
 
 function drawBands(svg, box) {
-  const group = draw(svg, 'g', { class: 'bands' });
+  const group = draw(svg, 'g', { class: box.dense ? 'bands dense' : 'bands' });
   for (const band of box.run.bands) {
     const from = box.x(band.from);
     const width = Math.max(box.x(band.to) - from, 0.6);

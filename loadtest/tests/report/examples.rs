@@ -81,6 +81,7 @@ pub(crate) fn rich() -> Results {
             ],
             ..Verdict::default()
         },
+        started_unix_ms: 1_795_741_200_000,
         seconds: 30.0,
         surroundings: machine(),
         slices: Slices { seconds: 0.1, rows },
