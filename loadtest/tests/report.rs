@@ -48,7 +48,7 @@ impl Seen {
         let mut seen: Value = serde_json::from_str(&text).unwrap();
         let crosshair = seen.as_object_mut().unwrap().remove("crosshair").unwrap();
         let looks: Vec<Value> = seen.as_object().unwrap().values().cloned().collect();
-        assert_eq!(looks.len(), 8);
+        assert_eq!(looks.len(), 10);
         for look in &looks {
             whole(look);
         }

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 import peer
 from chromium import Browser, Page
 
-SIZES = {"wide": (1280, 800), "narrow": (400, 800), "phone": (360, 640), "desk": (1600, 1000)}
+SIZES = {"wide": (1280, 800), "narrow": (400, 800), "phone": (360, 640), "desk": (1600, 1000), "paper": (718, 1000)}
 
 LOOK = """JSON.stringify((() => {
     const all = (selector) => [...document.querySelectorAll(selector)];
@@ -120,6 +120,8 @@ async def picture(page, path):
 
 async def pictures(page, name, folder):
     """What it looks like in every way, and with the crosshair on the last upgrade."""
+    # What it points at, it points at by keys.
+    await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
     for size in ("wide", "narrow"):
         for scheme in ("light", "dark"):
             await sized(page, size, scheme)
@@ -130,6 +132,7 @@ async def pictures(page, name, folder):
             await picture(page, folder / f"{name}-{size}-{scheme}-crosshair.png")
             await press(page, "Escape")
             await page.call("Runtime.evaluate", expression="document.activeElement.blur()")
+    await sized(page, "paper", "dark")
     await page.call("Emulation.setEmulatedMedia", media="print")
     await picture(page, folder / f"{name}-print.png")
 

@@ -11,6 +11,7 @@ const counted = (number, noun) => `${count(number)} ${noun}${number === 1 ? '' :
 
 /** As short as an axis needs it: 500, 1.5k, 2M. */
 function compact(number) {
+  if (number >= 1e21) return number.toExponential(0);
   const power = Math.min(6, Math.max(0, Math.floor(Math.log10(Math.max(number, 1)) / 3)));
   const digits = Number((number / 1000 ** power).toPrecision(3));
   return `${digits}${['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}`;

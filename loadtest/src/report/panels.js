@@ -236,10 +236,11 @@ function openIn(slice) {
 }
 
 function legendOfGenerations(layers) {
-  const rest = layers.length > NAMED_GENERATIONS ? `${COLOURS} colours in turn, grey: older than the newest ${NEWEST_GENERATIONS}` : '';
-  const named = layers.length > NAMED_GENERATIONS ? [] : layers;
-  const swatches = named.map(({ generation }) => ({ label: nameOf(generation), swatch: `area ${colourOf(generation)}` }));
-  return [{ label: 'generation', value: () => rest, rest }, ...swatches];
+  if (layers.length > NAMED_GENERATIONS) {
+    return [{ label: `generations in ${COLOURS} colours in turn` }, { label: 'older', swatch: 'area older' }];
+  }
+  const swatches = layers.map(({ generation }) => ({ label: nameOf(generation), swatch: `area ${colourOf(generation)}` }));
+  return layers.length > 0 ? [{ label: 'generation' }, ...swatches] : [];
 }
 
 /** A layer is drawn where it has something, and to the next slice on either side, where its height is nothing. */
