@@ -48,10 +48,13 @@ impl Seen {
         let mut seen: Value = serde_json::from_str(&text).unwrap();
         let crosshair = seen.as_object_mut().unwrap().remove("crosshair").unwrap();
         let looks: Vec<Value> = seen.as_object().unwrap().values().cloned().collect();
-        assert_eq!(looks.len(), 10);
+        assert_eq!(looks.len(), 6);
         for look in &looks {
             whole(look);
         }
+        let picture = |scheme| fs::read(self.0.path().join(format!("{name}.{scheme}.png"))).unwrap();
+        let (light, dark) = (picture("light"), picture("dark"));
+        assert!(light.len().min(dark.len()) > 20_000 && light != dark, "there is nothing on the pictures");
         (looks, crosshair)
     }
 }

@@ -1,7 +1,8 @@
 """Opens pages of the loadtest in Chromium and says what is on them.
 
-For each `NAME.html` in a folder it writes `NAME.json`: what was drawn, every table's text, what the crosshair says. With
-`--pictures` it leaves pictures there, wide and narrow, light and dark, and of print. Nothing may be on the console, no
+For each `NAME.html` in a folder it writes `NAME.json`: what was drawn, every table's text, what the crosshair says; and
+`NAME.light.png` and `NAME.dark.png`. With `--pictures` it leaves more of them there: wide and narrow, with the crosshair,
+and on paper. Nothing may be on the console, no
 page may be wider than its window, and nobody may be asked for anything but the page."""
 
 import argparse
@@ -144,14 +145,15 @@ async def look(page, path, options):
             break
         await asyncio.sleep(0.05)
     seen = {}
+    for size, scheme in [("wide", "dark"), *((size, "light") for size in SIZES)]:
+        await sized(page, size, scheme)
+        now = await page.state(LOOK)
+        assert now["problem"] is None, f"{path.name}: {now['problem']} {page.console}"
+        assert now["wider"] <= 0, f"{path.name} is {now['wider']} pixels wider than a {size} window"
+        seen[f"{size} {scheme}"] = now
     for scheme in ("dark", "light"):
-        for size in SIZES:
-            await sized(page, size, scheme)
-            now = await page.state(LOOK)
-            assert now["problem"] is None, f"{path.name}: {now['problem']} {page.console}"
-            assert now["wider"] <= 0, f"{path.name} is {now['wider']} pixels wider than a {size} window"
-            seen[f"{size} {scheme}"] = now
-    await sized(page, "wide", "light")
+        await sized(page, "wide", scheme)
+        await picture(page, path.with_suffix(f".{scheme}.png"))
     seen["crosshair"] = await crosshair(page)
     path.with_suffix(".json").write_text(json.dumps(seen))
     if options.pictures:

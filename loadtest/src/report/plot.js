@@ -1,6 +1,6 @@
 // Drawing: scales, axes, the bands of upgrades, and the shapes that panels are made of.
 
-const LEFT = 58;
+const LEFT = 62;
 const RIGHT = 10;
 const AXIS = 18;
 const PIXELS_BETWEEN_TIMES = 90;
@@ -76,6 +76,7 @@ function frameOf(run, width) {
 /** Draws a panel into its SVG, which is emptied first. Gives the line of its crosshair. */
 function drawPanel(svg, panel, frame) {
   svg.replaceChildren();
+  svg.classList.toggle('dense', frame.dense);
   svg.setAttribute('viewBox', `0 0 ${frame.width} ${panel.height}`);
   const box = { ...frame, top: panel.top ?? 8, bottom: panel.height - AXIS };
   box.y = (value) => px(box.bottom - panel.scale.part(value) * (box.bottom - box.top));
@@ -88,7 +89,7 @@ function drawPanel(svg, panel, frame) {
 }
 
 function drawBands(svg, box) {
-  const group = draw(svg, 'g', { class: box.dense ? 'bands dense' : 'bands' });
+  const group = draw(svg, 'g', { class: 'bands' });
   for (const band of box.run.bands) {
     const from = box.x(band.from);
     const width = Math.max(box.x(band.to) - from, 0.6);

@@ -52,7 +52,8 @@ function prepareSlice(row, to, { index, seconds, length, excused }) {
 
 /** The slice that a time is in, or the nearest. */
 function sliceAt(run, time) {
-  const guess = run.length > 0 ? Math.floor(time / run.length) : 0;
+  // A time on a border is in the slice that begins there, whatever its last digit says.
+  const guess = run.length > 0 ? Math.floor(time / run.length + 1e-6) : 0;
   return Math.min(Math.max(guess, 0), run.slices.length - 1);
 }
 
