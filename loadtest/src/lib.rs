@@ -14,7 +14,7 @@
 //! 4. [`stage`] starts the proxies, [`ways`] has them upgraded (exuvia by its [`control`] socket), [`sampler`] watches
 //!    what their processes take.
 //! 5. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
-//! 6. [`table`] shows the results.
+//! 6. [`table`] shows the results in a terminal, [`report`] as a page.
 
 pub mod compare;
 pub mod content;
@@ -27,6 +27,7 @@ pub mod now;
 pub mod plan;
 pub mod probe;
 pub mod recorder;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod sampler;

@@ -65,8 +65,16 @@ fn on_path(name: &str) -> bool {
 
 /// The Python that has the libraries: `EXUVIA_TEST_PYTHON`, or the one that CI makes.
 pub fn python() -> PathBuf {
-    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ci/venv/bin/python");
+    let ours = || above("target/ci/venv/bin/python");
     std::env::var_os("EXUVIA_TEST_PYTHON").map_or_else(ours, PathBuf::from)
+}
+
+/// A path below the package's folder or, where there is none, one of those above: a member of the workspace has its
+/// tests elsewhere.
+fn above(path: &str) -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = package.ancestors().map(|folder| folder.join(path)).find(|path| path.exists());
+    found.unwrap_or_else(|| package.join(path))
 }
 
 /// A program that runs. It ends with the test.
@@ -109,7 +117,7 @@ impl Said {
 impl Program {
     /// Starts a script of this folder.
     pub fn start(script: &str, arguments: &[&str]) -> Program {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
+        let folder = above("tests/peers");
         let mut process = Command::new(python())
             // Nothing is to be left in the source folder.
             .args(["-B", "-u"])
