@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use loadtest::generator::Aim;
+use loadtest::host;
 use loadtest::scenario::Scenario;
 use loadtest::stage::Choice;
 use loadtest::stage::exuvia::find;
 use loadtest::traffic::Targets;
 use loadtest::trial::{self, Ours, Witnessed};
 use loadtest::upstream::{Identity, Upstream};
-use loadtest::host;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;

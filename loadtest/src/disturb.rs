@@ -185,13 +185,21 @@ impl<'a> Disturber<'a> {
         };
         let Some((outcome, old)) = ended else {
             let deed = under_way.end(&self.now, Instant::now());
-            return self.deeds.push(Deed { detail: "cut off in the middle".into(), as_expected: true, ..deed });
+            return self.deeds.push(Deed {
+                detail: "cut off in the middle".into(),
+                as_expected: true,
+                ..deed
+            });
         };
         self.conclude(under_way, outcome, old, words, subject).await;
     }
 
     /// What kind of deed it is the turn of, and the first step of it: what is special about it, in words.
-    fn prepare(&mut self, number: u32, subject: &mut Subject<'_>) -> (DeedKind, Result<&'static str, String>) {
+    fn prepare(
+        &mut self,
+        number: u32,
+        subject: &mut Subject<'_>,
+    ) -> (DeedKind, Result<&'static str, String>) {
         let turn = |every: u32| every > 0 && number.is_multiple_of(every);
         let missing = || Err("there is no exuvia that was started here".to_owned());
         if turn(self.plan.bad_every) {
@@ -287,8 +295,7 @@ impl<'a> Disturber<'a> {
         self.deeds.push(deed);
         if taken {
             let known = !old.is_empty();
-            let left =
-                if known { Left::Processes(old) } else { Left::Until(at + self.plan.settle) };
+            let left = if known { Left::Processes(old) } else { Left::Until(at + self.plan.settle) };
             self.draining.push(Draining { deed: self.deeds.len() - 1, since: at, left });
         }
         self.enter(Phase::Draining);

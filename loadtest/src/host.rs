@@ -45,7 +45,8 @@ pub fn memory_bytes() -> u64 {
 /// The value of the first line `name: value` of a file.
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
-    let (_, value) = text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))?;
+    let (_, value) =
+        text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))?;
     Some(value.trim().to_owned())
 }
 
@@ -68,7 +69,8 @@ pub fn leave_a_cpu() -> Option<usize> {
 ///
 /// The kernel refuses.
 pub fn allow_descriptors() -> Result<u64, String> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("no limit is known: {error}"))?;
+    let (_, most) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("no limit is known: {error}"))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)
         .map_err(|error| format!("cannot raise the limit of open files to {most}: {error}"))?;
     Ok(most)

@@ -75,11 +75,7 @@ pub fn compared(comparison: &Comparison) -> String {
 /// The same as Markdown, the tables alone.
 #[must_use]
 pub fn compared_markdown(comparison: &Comparison) -> String {
-    format!(
-        "{}\n{}",
-        as_markdown(&compared::proxies(comparison)),
-        as_markdown(&compared::sorts(comparison))
-    )
+    format!("{}\n{}", as_markdown(&compared::proxies(comparison)), as_markdown(&compared::sorts(comparison)))
 }
 
 fn as_markdown(grid: &Grid) -> String {

@@ -130,11 +130,7 @@ struct Staged {
 }
 
 impl Staged {
-    async fn start(
-        scenario: &Scenario,
-        ours: &Ours,
-        step: &mut dyn FnMut(&str),
-    ) -> Result<Staged, Error> {
+    async fn start(scenario: &Scenario, ours: &Ours, step: &mut dyn FnMut(&str)) -> Result<Staged, Error> {
         step("starting the upstream");
         let folder = stage::folder()?;
         let certificate = Certificate::create(folder.path(), NAME)?;

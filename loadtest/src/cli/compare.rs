@@ -101,9 +101,11 @@ impl Compare {
         let scenario = self.load.scenario_or(Some(TIMES))?;
         let plan = &scenario.disturb;
         if plan.bad_every > 0 || plan.kill_every > 0 || plan.change_every > 0 {
-            return Err("bad upgrades, kills and changes are not the same thing for other proxies; leave out \
+            return Err(
+                "bad upgrades, kills and changes are not the same thing for other proxies; leave out \
                         --bad-every, --kill-every and --change-every"
-                .into());
+                    .into(),
+            );
         }
         if plan.by != Way::Control(None) {
             return Err("each proxy is upgraded by its own way; leave out --control, --upgrade-signal and \

@@ -91,7 +91,8 @@ impl Load {
             (Some(file), _) => {
                 let text = fs::read_to_string(file);
                 let text = text.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-                let parsed = Scenario::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+                let parsed =
+                    Scenario::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?;
                 (file.display().to_string(), parsed)
             }
             (None, Some(shares)) => {
@@ -157,9 +158,11 @@ pub(super) fn for_others(scenario: &Scenario) -> Result<(), String> {
         return Ok(());
     }
     if plan.bad_every > 0 || plan.kill_every > 0 || plan.change_every > 0 {
-        return Err("bad upgrades, kills and changes are only for the exuvia that is started here; leave out \
+        return Err(
+            "bad upgrades, kills and changes are only for the exuvia that is started here; leave out \
                     --plain and --tls, or --bad-every, --kill-every and --change-every"
-            .into());
+                .into(),
+        );
     }
     if matches!(plan.by, Way::Control(None) | Way::Signal { pid_file: None, .. }) {
         return Err("nothing says how this proxy is upgraded; give --control SOCKET, --upgrade-signal SIGNAL \

@@ -21,7 +21,8 @@ pub(super) struct Screen {
     title: String,
     quiet: bool,
     duration: Duration,
-    last_line: Duration,
+    /// When the next line is due.
+    next_line: Duration,
     /// Exchanges at some moments, the last second of them.
     counted: Vec<(Duration, u64)>,
 }
@@ -33,9 +34,10 @@ impl Screen {
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         bar.enable_steady_tick(Duration::from_millis(100));
-        let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        Screen { bar, title: String::new(), quiet, duration, last_line: Duration::ZERO, counted: Vec::new() }
+        Screen { bar, title: String::new(), quiet, duration, next_line: Duration::ZERO, counted: Vec::new() }
     }
 
     /// The same, with something before each line.
@@ -56,14 +58,15 @@ impl Screen {
     pub(super) fn tick(&mut self, tick: Tick, now: &Now) {
         if self.bar.length().is_none() {
             let template = "{bar:20} {msg}";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             self.bar.set_style(style.progress_chars("━━─"));
             self.bar.set_length(millis(self.duration));
         }
         let text = self.text(tick, now);
         self.bar.set_position(millis(tick.elapsed.min(self.duration)));
-        if self.bar.is_hidden() && tick.load && tick.elapsed >= self.last_line + LINE_EVERY {
-            self.last_line = tick.elapsed;
+        if self.bar.is_hidden() && tick.load && tick.elapsed >= self.next_line {
+            self.next_line = tick.elapsed + LINE_EVERY;
             self.line(&text);
         }
         self.bar.set_message(text);

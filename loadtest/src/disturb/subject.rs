@@ -73,7 +73,9 @@ impl Subject<'_> {
                 let detail = format!("{} replaced by {}", pids(&upgraded.old), pids(&upgraded.new));
                 (Outcome { verdict: Verdict::Good, pid, detail }, upgraded.old)
             }
-            Err(error) => (Outcome { verdict: Verdict::Bad, pid: None, detail: error.to_string() }, Vec::new()),
+            Err(error) => {
+                (Outcome { verdict: Verdict::Bad, pid: None, detail: error.to_string() }, Vec::new())
+            }
         }
     }
 

@@ -87,10 +87,14 @@ impl UnderWay {
     /// is, then the time in it. A new process is not killed after the commit: that would be no part of an upgrade.
     pub(super) fn plan_kill(&mut self, random: &mut fastrand::Rng, usual: Usual) {
         let phases = match self.deed.deed {
-            DeedKind::KillNew => &[(Phase::Starting, usual.starting), (Phase::Probation, usual.probation)][..],
-            DeedKind::KillOld => {
-                &[(Phase::Starting, usual.starting), (Phase::Probation, usual.probation), (Phase::Draining, DRAIN)]
+            DeedKind::KillNew => {
+                &[(Phase::Starting, usual.starting), (Phase::Probation, usual.probation)][..]
             }
+            DeedKind::KillOld => &[
+                (Phase::Starting, usual.starting),
+                (Phase::Probation, usual.probation),
+                (Phase::Draining, DRAIN),
+            ],
             _ => return,
         };
         let (within, lasts) = phases[random.usize(..phases.len())];

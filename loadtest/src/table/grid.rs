@@ -54,7 +54,11 @@ pub enum Tone {
 impl Grid {
     /// With words in these columns.
     pub(super) fn words(mut self, names: &[&'static str]) -> Grid {
-        self.head.extend(names.iter().map(|name| Head { group: "", name: Cow::Borrowed(name), number: false }));
+        self.head.extend(names.iter().map(|name| Head {
+            group: "",
+            name: Cow::Borrowed(name),
+            number: false,
+        }));
         self
     }
 

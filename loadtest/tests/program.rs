@@ -1,0 +1,249 @@
+//! The program as people run it: what it prints and writes, how it exits, and that it leaves nothing behind.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
+
+#[path = "program/started.rs"]
+mod started;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use loadtest::results::{DeedKind, Results};
+use loadtest::scenario::{Kind, Scenario};
+use loadtest::stage::exuvia::find;
+use loadtest::witness::Class;
+use nix::sys::signal::Signal;
+use started::{Started, upstream};
+
+/// Built once for all tests.
+static EXUVIA: LazyLock<PathBuf> = LazyLock::new(|| find(None).unwrap());
+
+/// Every kind, lightly, so that a debug build on a busy machine keeps up.
+fn light(extra: &str) -> String {
+    let mut text = format!("{extra}\n");
+    for kind in Kind::ALL {
+        text.push_str(&format!("[[traffic]]\nkind = \"{}\"\nconnections = 2\n", kind.name()));
+        text.push_str(match kind {
+            Kind::Idle => "pause = [\"200ms\", \"800ms\"]\n",
+            Kind::Upload | Kind::Download | Kind::Streamed => "lasts = \"700ms\"\nbytes = [1000, 50000]\n",
+            Kind::WebSocket | Kind::WebSocketTls | Kind::Grpc => "rate = 20\nmessages = 10\n",
+            _ => "rate = 20\n",
+        });
+    }
+    text
+}
+
+#[test]
+fn a_run_of_everything_passes_and_is_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("mine.toml"), folder.path().join("out"));
+    let disturb =
+        "duration = \"9s\"\n[disturb]\nevery = \"1400ms\"\nbad_every = 3\nkill_every = 4\nchange_every = 5";
+    std::fs::write(&file, light(disturb)).unwrap();
+    let exuvia = EXUVIA.display().to_string();
+    let (file, out_text) = (file.display().to_string(), out.display().to_string());
+    let started = Started::new(&[
+        "--scenario",
+        &file,
+        "--exuvia",
+        &exuvia,
+        "-o",
+        &out_text,
+        "--format",
+        "json",
+        "--probation",
+        "300ms",
+    ]);
+    let ended = started.end();
+    let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
+    assert_eq!(
+        results.verdict.reasons,
+        Vec::<String>::new(),
+        "{:#?} {:#?}",
+        results.verdict,
+        results.failures
+    );
+    assert_eq!((ended.code, results.verdict.passed, results.verdict.failures), (Some(0), true, 0));
+    let done: Vec<DeedKind> = results.disturbers.iter().map(|deed| deed.deed).collect();
+    let (upgrade, bad) = (DeedKind::Upgrade, DeedKind::BadUpgrade);
+    assert_eq!(done[..3], [upgrade, upgrade, bad], "{done:?}");
+    assert!(matches!(done[3], DeedKind::KillNew | DeedKind::KillOld), "{done:?}");
+    assert_eq!(done[4..], [DeedKind::Change, bad], "{done:?}");
+    assert!(results.disturbers.iter().all(|deed| !deed.phases.is_empty()), "{:#?}", results.disturbers);
+    assert!(results.kinds.iter().all(|row| row.in_class(Class::Ok) > 0));
+    let names: Vec<&str> = results.processes.iter().map(|usage| usage.name.as_str()).collect();
+    assert_eq!(names, ["witness", "proxy", "upstream"]);
+    assert!(results.processes.iter().all(|usage| usage.peak_memory_bytes > 0), "{:#?}", results.processes);
+    // What is in the file is what was printed, and the page holds the same.
+    assert_eq!(std::fs::read_to_string(out.join("results.json")).unwrap(), ended.out);
+    assert!(std::fs::read_to_string(out.join("report.html")).unwrap().starts_with("<!doctype html>"));
+    assert!(ended.err.contains("starting exuvia"), "{ended:?}");
+}
+
+#[test]
+fn ctrl_c_ends_it_with_what_was_seen() {
+    let exuvia = EXUVIA.display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    for (signal, times) in [(Signal::SIGINT, 1), (Signal::SIGTERM, 2)] {
+        let mut started = Started::new(&[
+            "--exuvia",
+            &exuvia,
+            "-o",
+            &out,
+            "--format",
+            "json",
+            "-d",
+            "1h",
+            "--shares",
+            "http1,download",
+            "--connections",
+            "8",
+            "--rate",
+            "50",
+        ]);
+        started.wait_for("0/3600 s");
+        (0..times).for_each(|_| started.signal(signal));
+        let ended = started.end();
+        assert_eq!(ended.code, Some(130), "{ended:?}");
+        let results: Results = serde_json::from_str(&ended.out).unwrap();
+        assert!(results.verdict.interrupted && !results.verdict.passed);
+        assert_eq!(results.verdict.reasons, ["it was ended before its time"]);
+        assert!(results.seconds < 3000.0, "{}", results.seconds);
+        assert!(folder.path().join("report.html").is_file());
+    }
+}
+
+#[test]
+fn ctrl_c_before_there_is_load_ends_it_as_well() {
+    let exuvia = EXUVIA.display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let mut started = Started::new(&["--exuvia", &exuvia, "-o", out.to_str().unwrap(), "--probation", "10s"]);
+    started.wait_for("starting the upstream");
+    started.signal(Signal::SIGINT);
+    let ended = started.end();
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.err.contains("interrupted before there was any load"), "{ended:?}");
+    assert!(!out.exists(), "there is nothing to tell");
+}
+
+#[test]
+fn a_proxy_that_runs_already_is_tried_and_upgraded_by_a_command() {
+    let (_upstream, address) = upstream();
+    let folder = tempfile::tempdir().unwrap();
+    let (out, mark) = (folder.path().join("out"), folder.path().join("mark"));
+    let common =
+        ["--plain", &address, "-o", out.to_str().unwrap(), "-d", "2s", "--shares", "http1,websocket"];
+    let with = |more: &[&str]| {
+        let options = [&common[..], &["--rate", "40", "--connections", "4"], more].concat();
+        Started::new(&options).end()
+    };
+    let command = format!("echo upgraded >> {}", mark.display());
+    let ended = with(&["--upgrade-every", "500ms", "--upgrade-command", &command]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("passed: ") && ended.out.contains("over 3 upgrades"), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "upgraded\n".repeat(3));
+
+    let ended = with(&["--upgrade-every", "1500ms", "--upgrade-command", "echo 'no way' >&2; exit 3"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.out.contains("1 of 1 upgrade did not go as expected"), "{ended:?}");
+    assert!(ended.out.contains("no way"), "{ended:?}");
+
+    let ended = with(&["--upgrade-every", "0s"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("without any upgrade"), "{ended:?}");
+}
+
+#[test]
+fn a_proxy_that_dies_under_load_has_not_passed() {
+    let (server, address) = upstream();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    let mut started = Started::new(&[
+        "--plain",
+        &address,
+        "-o",
+        &out,
+        "-d",
+        "3s",
+        "--shares",
+        "http1,http1-new",
+        "--rate",
+        "100",
+        "--upgrade-every",
+        "0s",
+        "--format",
+        "json",
+    ]);
+    started.wait_for("0/3 s");
+    server.signal(Signal::SIGKILL);
+    let ended = started.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let results: Results = serde_json::from_str(&ended.out).unwrap();
+    assert!(results.verdict.failures > 100 && results.total.in_class(Class::Refused) > 100);
+    assert_eq!(results.verdict.failures, results.total.failures(), "nothing is excused");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_way_out() {
+    let (_upstream, address) = upstream();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = silent.local_addr().unwrap().to_string();
+    drop(silent);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let file = file.path().to_str().unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--plain", &address], "nothing says how this proxy is upgraded"),
+        (&["--plain", &address, "--kill-every", "2"], "only for the exuvia that is started here"),
+        (&["--plain", &address, "--upgrade-every", "0s"], "no address with TLS is known; give --tls ADDRESS"),
+        (&["--plain", &nobody, "--upgrade-every", "0s", "--shares", "http1"], "Connection refused"),
+        (&["--plain", "nowhere"], "--plain <ADDRESS>"),
+        (&["--tls", &address, "--upgrade-every", "0s", "--ca", file], "there is no certificate in it"),
+        (&["--exuvia", "/nonexistent"], "there is no program exuvia at /nonexistent"),
+        (&["--shares", "http7"], "one of http1, http1-new"),
+        (&["--scenario", "/nonexistent"], "cannot read /nonexistent"),
+        (&["--duration", "never"], "a duration with its unit"),
+        (&["upstream", "--plain", &address], "cannot listen on"),
+        (&["upstream", "--tls", "127.0.0.1:0"], "--chain"),
+        (&["compare", "--peers", "apache"], "one of nginx, nginx-reload"),
+        (&["compare", "--kill-every", "2"], "not the same thing for other proxies"),
+        (&["--no-such-option"], "--no-such-option"),
+    ];
+    for (options, said) in cases {
+        let ended = Started::new(options).end();
+        assert_eq!(ended.code, Some(2), "{options:?}: {ended:?}");
+        assert!(ended.err.contains(said), "{options:?}: {ended:?}");
+        assert_eq!(ended.out, "", "{options:?}");
+    }
+}
+
+#[test]
+fn another_server_than_the_upstream_is_found_out_before_the_load() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").unwrap();
+    });
+    let ended = Started::new(&["--plain", &address, "--upgrade-every", "0s", "--shares", "http1"]).end();
+    server.join().unwrap();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("does not lead to the upstream of exuvia-loadtest"), "{ended:?}");
+    assert!(ended.err.contains("exuvia-loadtest upstream"), "{ended:?}");
+}
+
+#[test]
+fn the_scenario_that_is_printed_can_be_run() {
+    let ended =
+        Started::new(&["scenario", "--shares", "http1=3,grpc", "--duration", "1m", "--kill-every", "2"])
+            .end();
+    assert_eq!(ended.code, Some(0));
+    let scenario = Scenario::parse(&ended.out).unwrap();
+    assert_eq!((scenario.traffic.len(), scenario.disturb.kill_every), (2, 2));
+    let ended = Started::new(&["--help"]).end();
+    assert!(ended.out.contains("Examples:") && ended.out.contains("Exit status:"), "{ended:?}");
+}
