@@ -255,7 +255,8 @@ impl Proxy {
         })
     }
 
-    /// Replaces its processes, telling of it as far as the proxy does, and returns when the new ones serve.
+    /// Replaces its processes, telling of it as far as the proxy does, and returns when the new ones serve. Waits before
+    /// that as long as the proxy cannot be upgraded.
     ///
     /// # Errors
     ///
@@ -263,7 +264,10 @@ impl Proxy {
     pub async fn upgrade(&mut self, tell: impl FnMut(Event)) -> Result<Upgraded, Error> {
         match self {
             Proxy::Exuvia(it) => it.upgrade(tell).await,
-            Proxy::Nginx(it) => announced(tell, it.upgrade()).await,
+            Proxy::Nginx(it) => {
+                it.settle().await;
+                announced(tell, it.upgrade()).await
+            }
             Proxy::Haproxy(it) => announced(tell, it.upgrade()).await,
         }
     }

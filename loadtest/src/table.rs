@@ -59,9 +59,15 @@ pub fn compared(comparison: &Comparison) -> String {
         let version = if one.version.is_empty() { "" } else { ": " };
         let missing = one.missing.as_deref().map(|why| format!(": MISSING: {}", plain(why)));
         let rounds = counted(one.rounds.len() as u64, "round");
+        let upgrades = counted(one.sum(|round| round.upgrades), "upgrade");
         line(
             &mut out,
-            format_args!("{}{version}{}, {rounds}{}", one.name, one.version, missing.unwrap_or_default()),
+            format_args!(
+                "{}{version}{}, {rounds}, {upgrades}{}",
+                one.name,
+                one.version,
+                missing.unwrap_or_default()
+            ),
         );
     }
     if comparison.interrupted {

@@ -14,6 +14,7 @@ use super::group::{Group, Start};
 use super::processes::{children, read_pid, title};
 use super::{
     Error, READY, Running, Setup, Targets, Upgraded, descriptors, folder, free_ports, installed, output,
+    wait_until_gone,
 };
 
 /// How long it may take to stop.
@@ -34,6 +35,8 @@ pub struct Nginx {
     running: Running,
     by: By,
     workers: usize,
+    /// The master before this one, which may finish still.
+    before: Option<Pid>,
 }
 
 impl Nginx {
@@ -64,8 +67,12 @@ impl Nginx {
             command: [program.into()].into_iter().chain(arguments).chain([config.into()]).collect(),
             log,
         })?;
-        let mut nginx =
-            Nginx { running: Running { group, folder, version, targets }, by, workers: setup.workers.max(1) };
+        let mut nginx = Nginx {
+            running: Running { group, folder, version, targets },
+            by,
+            workers: setup.workers.max(1),
+            before: None,
+        };
         nginx.new_workers("start its workers", None, &[]).await?;
         Ok(nginx)
     }
@@ -80,6 +87,14 @@ impl Nginx {
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
         self.running.folder.path().join("nginx.pid")
+    }
+
+    /// Waits until the master before this one is gone: as long as it finishes, nginx ignores the signal for a binary
+    /// upgrade, and logs that.
+    pub async fn settle(&mut self) {
+        if let Some(before) = self.before.take() {
+            wait_until_gone(&[before], READY).await;
+        }
     }
 
     /// Replaces its workers, or all of it ([`By`]). Returns when the new workers are there and the old ones are told
@@ -105,6 +120,7 @@ impl Nginx {
                 let (second, mut new) = self.new_workers(step, Some(master), &old).await?;
                 // The same as WINCH, which ends the workers gracefully, and the end of the master when they are gone.
                 self.send(master, Signal::SIGQUIT)?;
+                self.before = Some(master);
                 old.insert(0, master);
                 new.insert(0, second);
                 Ok(Upgraded { old, new })

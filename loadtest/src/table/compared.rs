@@ -12,24 +12,23 @@ use crate::witness::{Class, Disturbance};
 pub(super) fn proxies(comparison: &Comparison) -> Grid {
     let retry = |one: &Contender| one.sum(|round| round.failures_with_retry);
     let with_retry = comparison.proxies.iter().any(|one| retry(one) != one.sum(|round| round.failures));
-    let mut grid = Grid::default().words(&["proxy"]).numbers("", &["upgrades", "exchanges", "failed"]);
+    let mut grid = Grid::default().words(&["proxy"]).numbers("", &["exchanges", "failed"]);
     if with_retry {
         grid = grid.numbers("with", &["retry"]);
     }
     grid = grid.numbers("", &["disturbed"]);
-    grid = grid.numbers("steady", &["p50 ms", "p99"]).numbers("upgrading", &["p50 ms", "p99", "max"]);
+    grid = grid.numbers("steady", &["p50 ms", "p99"]).numbers("upgrading", &["p99 ms", "max"]);
     grid = grid.numbers("CPU", &["µs each"]).numbers("peak", &["memory"]);
     for one in comparison.proxies.iter().filter(|one| !one.rounds.is_empty()) {
         let failed = one.sum(|round| round.failures);
         let mut cells = vec![plain(&one.name)];
-        cells.extend([one.sum(|round| round.upgrades), one.sum(|round| round.exchanges), failed].map(count));
+        cells.extend([one.sum(|round| round.exchanges), failed].map(count));
         if with_retry {
             cells.push(count(retry(one)));
         }
         cells.push(count(one.sum(|round| round.disturbances.values().sum())));
         cells.push(sensible(one.median(|round| round.steady.p50)));
         cells.push(sensible(one.median(|round| round.steady.p99)));
-        cells.push(sensible(one.median(|round| round.upgrading.p50)));
         cells.push(sensible(one.median(|round| round.upgrading.p99)));
         cells.push(sensible(one.most(|round| round.upgrading.max)));
         cells.push(sensible(one.median(|round| round.cpu_us_per_exchange)));
