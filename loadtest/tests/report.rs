@@ -7,7 +7,7 @@ mod examples;
 #[path = "report/harness.rs"]
 mod harness;
 #[path = "../../tests/peers/program.rs"]
-#[allow(dead_code, reason = "the programs of other tests are told more")]
+#[allow(dead_code, unreachable_pub, reason = "shared with tests/peers.rs")]
 mod program;
 
 use std::fs;
@@ -25,13 +25,13 @@ struct Seen(TempDir);
 
 impl Seen {
     /// Opens each page; `None` where there is no Chromium.
-    fn of(pages: &[(&str, &Results)]) -> Option<Seen> {
+    fn of(pages: &[(&str, String)]) -> Option<Seen> {
         if skipped(&[Need::Program("chromium", "chromium"), Need::Python("websockets")]) {
             return None;
         }
         let folder = TempDir::new().unwrap();
-        for (name, results) in pages {
-            fs::write(folder.path().join(format!("{name}.html")), page(results)).unwrap();
+        for (name, html) in pages {
+            fs::write(folder.path().join(format!("{name}.html")), html).unwrap();
         }
         // For those who want to see it.
         let pictures = std::env::var("EXUVIA_TEST_PICTURES").ok();
@@ -42,16 +42,21 @@ impl Seen {
         Some(Seen(folder))
     }
 
-    /// What was seen of a page in windows of each size, light and dark; and under its crosshair.
-    fn page(&self, name: &str) -> (Vec<Value>, Value) {
+    /// What was seen of a page.
+    fn page(&self, name: &str) -> Value {
         let text = fs::read_to_string(self.0.path().join(format!("{name}.json"))).unwrap();
-        let mut seen: Value = serde_json::from_str(&text).unwrap();
-        let crosshair = seen.as_object_mut().unwrap().remove("crosshair").unwrap();
-        let looks: Vec<Value> = seen.as_object().unwrap().values().cloned().collect();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// What was seen of a page that is whole, in windows of each size, light and dark; and under its crosshair.
+    fn whole_page(&self, name: &str) -> (Vec<Value>, Value) {
+        let mut seen = self.page(name);
+        let crosshair = seen["crosshair"].take();
+        assert_eq!(seen["console"], serde_json::json!([]));
+        let looks: Vec<Value> =
+            seen.as_object().unwrap().values().filter(|one| one.is_object()).cloned().collect();
         assert_eq!(looks.len(), 6);
-        for look in &looks {
-            whole(look);
-        }
+        looks.iter().for_each(whole);
         let picture = |scheme| fs::read(self.0.path().join(format!("{name}.{scheme}.png"))).unwrap();
         let (light, dark) = (picture("light"), picture("dark"));
         assert!(light.len().min(dark.len()) > 20_000 && light != dark, "there is nothing on the pictures");
@@ -158,25 +163,40 @@ fn hostile_page(looks: &[Value]) {
 fn pages_in_chromium() {
     let (rich, many, hostile) = (examples::rich(), examples::many(), examples::hostile());
     let (empty, one) = (examples::empty(), examples::one_slice());
-    let pages = [("rich", &rich), ("many", &many), ("hostile", &hostile), ("empty", &empty), ("one", &one)];
+    let results = [("rich", &rich), ("many", &many), ("hostile", &hostile), ("empty", &empty), ("one", &one)];
+    let mut pages: Vec<(&str, String)> =
+        results.into_iter().map(|(name, results)| (name, page(results))).collect();
+    // One that was cut in two and joined wrongly, and that has a script which is not its own.
+    let stranger = "</script><script>window.hacked = 1</script>";
+    pages.push(("broken", page(&rich).replacen("</script>", stranger, 1).replacen("\"run\":", "", 1)));
     let Some(seen) = Seen::of(&pages) else { return };
 
-    let (looks, crosshair) = seen.page("rich");
-    rich_page(&looks, &crosshair);
-    hostile_page(&seen.page("hostile").0);
+    let broken = seen.page("broken");
+    let look = &broken["wide light"];
+    assert!(look["problem"].as_str().unwrap().starts_with("This page is not whole: "), "{look}");
+    assert_eq!(
+        (&look["scripts"], &look["hacked"]),
+        (&3.into(), &Value::Null),
+        "the policy lets strangers in"
+    );
+    assert!(!broken["console"].as_array().unwrap().is_empty());
 
-    for look in seen.page("many").0 {
+    let (looks, crosshair) = seen.whole_page("rich");
+    rich_page(&looks, &crosshair);
+    hostile_page(&seen.whole_page("hostile").0);
+
+    for look in seen.whole_page("many").0 {
         assert_eq!(look["badge"], "✓ passed");
         assert_eq!(panel(&look, "deeds")["deeds"], 400);
         assert_eq!(panel(&look, "latency")["bands"], 1200);
         let times = panel(&look, "rate")["texts"].as_array().unwrap();
         assert!(times.contains(&"60 min".into()), "{times:?}");
     }
-    for look in seen.page("empty").0 {
+    for look in seen.whole_page("empty").0 {
         assert_eq!(look["readout"], "Nothing ended, so that there is nothing to plot.");
         assert_eq!(look["panels"].as_array().unwrap().len(), 4);
     }
-    for look in seen.page("one").0 {
+    for look in seen.whole_page("one").0 {
         // 7 in 20 ms.
         assert_eq!(panel(&look, "rate")["lines"], 1);
         let rate = panel(&look, "rate")["texts"].as_array().unwrap();

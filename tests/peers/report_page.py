@@ -1,9 +1,9 @@
 """Opens pages of the loadtest in Chromium and says what is on them.
 
-For each `NAME.html` in a folder it writes `NAME.json`: what was drawn, every table's text, what the crosshair says; and
-`NAME.light.png` and `NAME.dark.png`. With `--pictures` it leaves more of them there: wide and narrow, with the crosshair,
-and on paper. Nothing may be on the console, no
-page may be wider than its window, and nobody may be asked for anything but the page."""
+For each `NAME.html` in a folder it writes `NAME.json`: what was drawn in windows of several sizes, every table's text,
+what the crosshair says, and the console; and `NAME.light.png` and `NAME.dark.png`. With `--pictures` it leaves more of
+them: wide and narrow, with the crosshair, and on paper. No page may be wider than its window, and nobody may be asked for
+anything but the page."""
 
 import argparse
 import asyncio
@@ -64,6 +64,7 @@ LOOK = """JSON.stringify((() => {
 
 PLACE = """JSON.stringify((() => {
     const svg = document.querySelector('#panel-rate svg[role]');
+    if (!svg) return null;
     svg.scrollIntoView({ block: 'center' });
     const { left, top, width, height } = svg.getBoundingClientRect();
     return { x: left + width / 2, y: top + height / 2 };
@@ -98,6 +99,8 @@ async def press(page, key):
 async def crosshair(page):
     """What it says when the rate is pointed at, and after each of some keys."""
     place = await page.state(PLACE)
+    if not place:
+        return None
     await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=place["x"], y=place["y"])
     said = {"pointed": await page.state(CROSSHAIR)}
     await page.call("Runtime.evaluate", expression="document.getElementById('plots').focus({ preventScroll: true })")
@@ -139,6 +142,7 @@ async def pictures(page, name, folder):
 
 
 async def look(page, path, options):
+    page.console = []
     await page.call("Page.navigate", url=path.as_uri())
     for _ in range(int(peer.PATIENCE / 0.05)):
         if await page.state("JSON.stringify(document.readyState === 'complete' && location.href.includes('.html'))"):
@@ -148,13 +152,13 @@ async def look(page, path, options):
     for size, scheme in [("wide", "dark"), *((size, "light") for size in SIZES)]:
         await sized(page, size, scheme)
         now = await page.state(LOOK)
-        assert now["problem"] is None, f"{path.name}: {now['problem']} {page.console}"
         assert now["wider"] <= 0, f"{path.name} is {now['wider']} pixels wider than a {size} window"
         seen[f"{size} {scheme}"] = now
     for scheme in ("dark", "light"):
         await sized(page, "wide", scheme)
         await picture(page, path.with_suffix(f".{scheme}.png"))
     seen["crosshair"] = await crosshair(page)
+    seen["console"] = page.console
     path.with_suffix(".json").write_text(json.dumps(seen))
     if options.pictures:
         await pictures(page, path.stem, Path(options.pictures))
@@ -172,7 +176,6 @@ async def run(options, report, folder):
             elsewhere = [url for url in page.asked if not url.startswith(("file://", "about:"))]
             assert not elsewhere, f"others were asked: {elsewhere}"
             assert not page.failed, f"requests failed: {page.failed}"
-            assert not page.console, f"the console says {page.console}"
     except (AssertionError, OSError, TimeoutError, asyncio.TimeoutError) as error:
         report.fail(str(error) or repr(error))
     finally:

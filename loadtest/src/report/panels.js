@@ -106,12 +106,12 @@ function labelsThatFit(box) {
     const texts = [`${deed.number}${mark} ${SHORT[deed.deed]}`.trim(), `${deed.number}${mark}`];
     const x = box.x(deed.at) + 6;
     const fits = (text) => {
-      const to = x + text.length * 6.6 + 3;
-      const free = placed.every((one) => one.to < x || one.x > to) && !marks.some((one) => one > x && one - 4 < to);
+      const to = x + text.length * 6.6;
+      const free = placed.every((one) => one.to < x || one.x > to) && !marks.some((one) => one > x && one - 3 < to);
       return free && to < box.width;
     };
     const text = texts.find(fits);
-    if (text) placed.push({ deed, text, x, to: x + text.length * 6.6 + 3 });
+    if (text) placed.push({ deed, text, x, to: x + text.length * 6.6 });
   }
   return placed;
 }

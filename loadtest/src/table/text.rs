@@ -37,7 +37,7 @@ pub fn sensible(number: f64) -> String {
 
 /// A time since the run began.
 pub fn at(seconds: f64) -> String {
-    format!("{seconds:.2} s")
+    if seconds.is_finite() { format!("{seconds:.2} s") } else { "–".to_owned() }
 }
 
 /// How long something took, in seconds.

@@ -195,54 +195,45 @@ fn rich_deed(number: i32, random: &mut Rng) -> Deed {
     }
 }
 
-/// The longest phase so far decides how it goes in a slice.
+/// The phase at a time, of the last deed if there are several.
 fn phase_at(deeds: &[Deed], at: f64) -> Option<Phase> {
     let bands = deeds.iter().flat_map(|deed| &deed.phases);
-    bands.filter(|band| band.from <= at && at < band.to).map(|band| band.phase).last()
+    bands.filter(|band| band.from <= at && at < band.to).map(|band| band.phase).next_back()
 }
 
 fn busy_slice(at: f64, deeds: &[Deed], random: &mut Rng) -> Slice {
     let phase = phase_at(deeds, at);
-    let (slow, fewer) = match phase {
+    let (slow, rate) = match phase {
         Some(Phase::Starting) => (1.9, 0.95),
         Some(Phase::Probation) => (1.3, 0.98),
         Some(Phase::Draining) => (1.5, 0.96),
         _ => (1.0, 1.0),
     };
-    let noise = |random: &mut Rng, by: f64| 1.0 + by * (random.f64() - 0.5);
-    let number = |of: f64, random: &mut Rng| (of * fewer * noise(random, 0.12)) as u64;
-    let ok = BTreeMap::from([
-        (Unit::Request, number(158.0, random)),
-        (Unit::Stream, number(41.0, random)),
-        (Unit::Tunnel, random.u64(0..2)),
-        (Unit::Message, number(30.0, random)),
-    ]);
-    let p50 = 0.34 * slow * noise(random, 0.2);
-    let p99 = p50 * 9.0 * slow * noise(random, 0.7);
+    let mut about = |value: f64, by: f64| value * (1.0 + by * (random.f64() - 0.5));
+    let mut number = |of: f64| about(of * rate, 0.12) as u64;
+    let ok = [(Unit::Request, 158.0), (Unit::Stream, 41.0), (Unit::Tunnel, 0.99), (Unit::Message, 30.0)];
+    let ok = ok.map(|(unit, of)| (unit, number(of))).into();
+    let p50 = about(0.34 * slow, 0.2);
+    let p99 = about(p50 * 9.0 * slow, 0.7);
     let max = p99 * (1.3 + 9.0 * random.f64().powi(4));
-    let made = |deed: &&Deed| deed.phases.len() > 1 && deed.phases[1].from <= at;
-    let ready = u32::try_from(deeds.iter().filter(made).count()).unwrap();
-    let last = deeds.iter().filter(made).next_back().map_or(0.0, |deed| deed.phases[1].from);
+    let mut disturbances = BTreeMap::new();
+    if phase == Some(Phase::Draining) && random.bool() {
+        disturbances.insert(Disturbance::GoAway, random.u64(1..4));
+        disturbances.insert(Disturbance::AnnouncedClose, random.u64(0..20));
+    }
+    Slice { at, ok, failed: BTreeMap::new(), disturbances, p50, p99, max, open: open_at(deeds, at) }
+}
+
+/// Connections that move to the newest generation bit by bit.
+fn open_at(deeds: &[Deed], at: f64) -> BTreeMap<u32, u64> {
+    const ALL: u64 = 196;
+    let began = |deed: &Deed| deed.phases.get(1).map(|probation| probation.from).filter(|from| *from <= at);
+    let generations: Vec<f64> = deeds.iter().filter_map(began).collect();
+    let newest = u32::try_from(generations.len()).unwrap();
+    let Some(last) = generations.last() else { return BTreeMap::from([(0, ALL)]) };
     let old = (150.0 * (-(at - last) * 1.6).exp()) as u64;
-    let mut open = BTreeMap::from([(ready, 196 - if ready == 0 { 0 } else { old })]);
-    if ready > 0 && old > 0 {
-        open.insert(ready - 1, old);
-    }
-    let disturbed = phase == Some(Phase::Draining) && random.f64() < 0.5;
-    let disturbances = BTreeMap::from([
-        (Disturbance::GoAway, random.u64(1..4)),
-        (Disturbance::AnnouncedClose, random.u64(0..20)),
-    ]);
-    Slice {
-        at,
-        ok,
-        failed: BTreeMap::new(),
-        disturbances: if disturbed { disturbances } else { BTreeMap::new() },
-        p50,
-        p99,
-        max,
-        open,
-    }
+    let open = [(newest, ALL - old), (newest - 1, old)];
+    open.into_iter().filter(|(_, number)| *number > 0).collect()
 }
 
 fn fail(slice: &mut Slice, class: Class, number: u64) {
@@ -280,70 +271,69 @@ fn processes(slices: usize, random: &mut Rng) -> Vec<Usage> {
 }
 
 /// Kinds and a total that fit the slices.
-fn with_sums(mut results: Results) -> Results {
-    let latency = |count, p50: f64| Latency {
-        count,
-        mean: p50 * 1.4,
-        p50,
-        p90: p50 * 3.0,
-        p99: p50 * 9.1,
-        p999: p50 * 20.0,
-        max: p50 * 60.0,
-    };
-    let mut total = KindRow { kind: "total".into(), ..KindRow::default() };
+fn with_sums(results: Results) -> Results {
+    let total = total(&results);
+    let traffic = (0..).zip(&results.scenario.traffic).zip(SHARES);
+    let kinds = traffic.map(|((at, traffic), share)| kind(&traffic.name, at, share, &total)).collect();
+    Results { kinds, total, ..results }
+}
+
+/// What each kind of traffic has of all, in percent.
+const SHARES: [u64; 11] = [40, 8, 6, 16, 17, 1, 1, 1, 4, 4, 2];
+
+fn latency(count: u64, p50: f64) -> Latency {
+    let [mean, p90, p99, p999, max] = [1.4, 3.0, 9.1, 20.0, 60.0].map(|times| p50 * times);
+    Latency { count, mean, p50, p90, p99, p999, max }
+}
+
+fn total(results: &Results) -> KindRow {
+    let mut exchanges: BTreeMap<Unit, BTreeMap<Class, u64>> = BTreeMap::new();
+    let mut disturbances = BTreeMap::new();
     for slice in &results.slices.rows {
-        for (unit, number) in &slice.ok {
-            *total.exchanges.entry(*unit).or_default().entry(Class::Ok).or_default() += number;
-        }
-        for (class, number) in &slice.failed {
-            *total.exchanges.entry(Unit::Request).or_default().entry(*class).or_default() += number;
+        let failed = slice.failed.iter().map(|(class, number)| (Unit::Request, *class, *number));
+        let ok = slice.ok.iter().map(|(unit, number)| (*unit, Class::Ok, *number));
+        for (unit, class, number) in ok.chain(failed) {
+            *exchanges.entry(unit).or_default().entry(class).or_default() += number;
         }
         for (disturbance, number) in &slice.disturbances {
-            *total.disturbances.entry(*disturbance).or_default() += number;
+            *disturbances.entry(*disturbance).or_default() += number;
         }
     }
-    let exchanges = total.exchanges();
-    total.excused = results.verdict.excused;
-    total.connections = Connections { attempted: 7_812, failed: BTreeMap::new(), closed: 7_610, lost: 6 };
-    (total.bytes_in, total.bytes_out) = (exchanges * 3_200, exchanges * 800);
-    (total.steady, total.upgrading) = (latency(exchanges / 2, 0.34), latency(exchanges / 2, 0.58));
-    results.kinds = results
-        .scenario
-        .traffic
-        .iter()
-        .enumerate()
-        .map(|(at, traffic)| {
-            let share = [40, 8, 6, 16, 17, 1, 1, 1, 4, 4, 2][at % 11];
-            let part = |row: &BTreeMap<Class, u64>| {
-                row.iter()
-                    .filter(|(class, _)| at == 0 || **class == Class::Ok)
-                    .map(|(class, number)| {
-                        (*class, if *class == Class::Ok { number * share / 100 } else { *number })
-                    })
-                    .collect()
-            };
-            KindRow {
-                kind: traffic.name.clone(),
-                exchanges: total.exchanges.iter().map(|(unit, row)| (*unit, part(row))).collect(),
-                excused: if at == 0 { total.excused } else { 0 },
-                disturbances: total
-                    .disturbances
-                    .iter()
-                    .map(|(one, number)| (*one, number * share / 100))
-                    .collect(),
-                bytes_in: total.bytes_in * share / 100,
-                bytes_out: total.bytes_out * share / 100,
-                connections: Connections {
-                    attempted: 71 * share,
-                    closed: 70 * share,
-                    ..Connections::default()
-                },
-                steady: latency(9, 0.2 + 0.05 * at as f64),
-                upgrading: latency(9, 0.3 + 0.08 * at as f64),
-                ..KindRow::default()
-            }
-        })
-        .collect();
-    results.total = total;
-    results
+    let number: u64 = exchanges.values().flat_map(BTreeMap::values).sum();
+    KindRow {
+        kind: "total".into(),
+        exchanges,
+        excused: results.verdict.excused,
+        disturbances,
+        connections: Connections { attempted: 7_812, closed: 7_610, lost: 6, ..Connections::default() },
+        bytes_in: number * 3_200,
+        bytes_out: number * 800,
+        steady: latency(number / 2, 0.34),
+        upgrading: latency(number / 2, 0.58),
+        ..KindRow::default()
+    }
+}
+
+/// The share of a kind; all failures are the first one's.
+fn kind(name: &str, at: u32, share: u64, total: &KindRow) -> KindRow {
+    let of = |class: Class, number: u64| match (class, at) {
+        (Class::Ok, _) => number * share / 100,
+        (_, 0) => number,
+        _ => 0,
+    };
+    let part = |row: &BTreeMap<Class, u64>| {
+        row.iter().map(|(class, number)| (*class, of(*class, *number))).collect()
+    };
+    KindRow {
+        kind: name.into(),
+        exchanges: total.exchanges.iter().map(|(unit, row)| (*unit, part(row))).collect(),
+        excused: if at == 0 { total.excused } else { 0 },
+        disturbances: total.disturbances.iter().map(|(one, number)| (*one, number * share / 100)).collect(),
+        connections: Connections { attempted: 71 * share, closed: 70 * share, ..Connections::default() },
+        bytes_in: total.bytes_in * share / 100,
+        bytes_out: total.bytes_out * share / 100,
+        steady: latency(9, 0.2 + 0.05 * f64::from(at)),
+        upgrading: latency(9, 0.3 + 0.08 * f64::from(at)),
+        ..KindRow::default()
+    }
 }
