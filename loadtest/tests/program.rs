@@ -5,10 +5,12 @@
 #[path = "program/started.rs"]
 mod started;
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use loadtest::compare::Comparison;
 use loadtest::results::{DeedKind, Results};
 use loadtest::scenario::{Kind, Scenario};
 use loadtest::stage::exuvia::find;
@@ -79,6 +81,42 @@ fn a_run_of_everything_passes_and_is_written_down() {
     assert_eq!(std::fs::read_to_string(out.join("results.json")).unwrap(), ended.out);
     assert!(std::fs::read_to_string(out.join("report.html")).unwrap().starts_with("<!doctype html>"));
     assert!(ended.err.contains("starting exuvia"), "{ended:?}");
+}
+
+#[test]
+fn upgrades_are_asked_for_by_signal() {
+    let exuvia = EXUVIA.display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let ended = Started::new(&[
+        "--exuvia",
+        &exuvia,
+        "-o",
+        folder.path().to_str().unwrap(),
+        "--format",
+        "json",
+        "--shares",
+        "http1,http2",
+        "--rate",
+        "40",
+        "--connections",
+        "8",
+        "-d",
+        "7s",
+        "--upgrade-every",
+        "1s",
+        "--upgrades",
+        "2",
+        "--bad-every",
+        "2",
+        "--upgrade-signal",
+        "HUP",
+    ])
+    .end();
+    let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
+    assert_eq!(ended.code, Some(0), "{:#?} {:#?}", results.verdict, results.disturbers);
+    let done: Vec<DeedKind> = results.disturbers.iter().map(|deed| deed.deed).collect();
+    assert_eq!(done, [DeedKind::Upgrade, DeedKind::BadUpgrade]);
+    assert!(results.disturbers[1].detail.contains("its pid is still in the file"), "{results:#?}");
 }
 
 #[test]
@@ -224,7 +262,7 @@ fn another_server_than_the_upstream_is_found_out_before_the_load() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = std::thread::spawn(move || {
-        use std::io::{Read, Write};
+        use std::io::Read;
         let (mut stream, _) = listener.accept().unwrap();
         assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").unwrap();
@@ -246,4 +284,56 @@ fn the_scenario_that_is_printed_can_be_run() {
     assert_eq!((scenario.traffic.len(), scenario.disturb.kill_every), (2, 2));
     let ended = Started::new(&["--help"]).end();
     assert!(ended.out.contains("Examples:") && ended.out.contains("Exit status:"), "{ended:?}");
+}
+
+#[test]
+fn peers_are_put_under_the_same_load_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let exuvia = EXUVIA.display().to_string();
+    let ended = Started::new(&[
+        "compare",
+        "--exuvia",
+        &exuvia,
+        "-o",
+        folder.path().to_str().unwrap(),
+        "--rounds",
+        "1",
+        "-d",
+        "4s",
+        "--upgrade-every",
+        "1500ms",
+        "--drain-timeout",
+        "1s",
+        "--shares",
+        "http1,http1-new,http2",
+        "--rate",
+        "60",
+        "--connections",
+        "8",
+    ])
+    .end();
+    let text = std::fs::read_to_string(folder.path().join("compare.json")).unwrap();
+    let comparison: Comparison = serde_json::from_str(&text).unwrap();
+    let names: Vec<&str> = comparison.proxies.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["exuvia", "nginx", "nginx-binary", "haproxy"]);
+    for one in &comparison.proxies {
+        assert!(ended.out.contains(&format!("{}: ", one.name)), "{ended:?}");
+        if let Some(why) = &one.missing {
+            assert!(why.contains("is not installed"), "{why}");
+            assert!(ended.out.contains(&format!("{}: MISSING: ", one.name)), "{ended:?}");
+            assert!(!matches!(std::env::var("CI").as_deref(), Ok("true" | "1")), "{why}");
+            // Past the capture of the test harness: who runs the tests shall know what was not tested.
+            let line = format!("SKIPPED: {} in a comparison: {why}\n", one.name);
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            continue;
+        }
+        let round = &one.rounds[0];
+        assert!(round.exchanges > 200 && round.upgrades == 2, "{one:#?}");
+        assert!(round.cpu_us_per_exchange > 0.0 && round.peak_memory_bytes > 1 << 20, "{one:#?}");
+        assert!(one.version.starts_with(one.name.split('-').next().unwrap()), "{one:#?}");
+        assert!(folder.path().join(format!("{}-1/report.html", one.name)).is_file());
+    }
+    // What the others do to the traffic is theirs; the exit status is about ours.
+    let ours = &comparison.proxies[0].rounds[0];
+    assert_eq!((ours.failures, ended.code), (0, Some(0)), "{ended:?}");
 }

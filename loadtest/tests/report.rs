@@ -89,7 +89,7 @@ fn panel<'a>(look: &'a Value, name: &str) -> &'a Value {
 fn has(look: &Value, name: &str, grid: &Grid) {
     let tables = look["tables"].as_array().unwrap();
     let table = tables.iter().find(|table| table["id"] == format!("table-{name}")).unwrap();
-    let head: Vec<&str> = grid.head.iter().map(|head| head.name).collect();
+    let head: Vec<&str> = grid.head.iter().map(|head| &*head.name).collect();
     let rows: Vec<&[String]> = grid.rows.iter().map(|row| row.cells.as_slice()).collect();
     assert_eq!(
         (&table["head"], &table["rows"]),

@@ -64,8 +64,13 @@ impl Subject<'_> {
             let way = own(way, exuvia);
             let old = serving(&Way::Control(Some(exuvia.socket()))).await;
             say(Heard::Old(old.clone()));
-            let limits = Limits { upgrade: UPGRADE, settle: UPGRADE };
-            return (ways::ask(&way, None, limits, |event| say(Heard::Event(event))).await, old);
+            let limits = Limits { upgrade: UPGRADE, settle: settle + exuvia.probation() };
+            let mut outcome = ways::ask(&way, None, limits, |event| say(Heard::Event(event))).await;
+            if outcome.verdict == Verdict::Unknown {
+                // exuvia writes its pid file at each commit: there was none.
+                outcome.verdict = Verdict::Bad;
+            }
+            return (outcome, old);
         }
         match proxy.upgrade(|event| say(Heard::Event(event))).await {
             Ok(upgraded) => {

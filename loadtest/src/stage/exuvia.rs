@@ -155,6 +155,12 @@ impl Exuvia {
         self.extra
     }
 
+    /// How long an old process watches the new one.
+    #[must_use]
+    pub fn probation(&self) -> Duration {
+        self.setup.probation
+    }
+
     /// Where the admin listener is, if there is one.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
