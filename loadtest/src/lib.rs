@@ -1,20 +1,19 @@
 //! A strict witness of what an upgrade does to traffic: a load generator that never retries, and says of every
 //! request, stream and message how it ended.
 //!
-//! Its parts are here, the program that puts them together is not yet: `main.rs` says so.
-//!
 //! # One run, from file to file
 //!
-//! 1. [`scenario`]: shares or a file become a checked [`Scenario`](scenario::Scenario); [`plan`] makes of it and a
-//!    seed what each user does, and when.
-//! 2. [`run`]: [`generator`] threads apply the load ([`traffic`]), and somebody disturbs. [`now`] has the run's clock
-//!    and the phase of the upgrade.
-//! 3. [`witness`] has the words: in which class an exchange ended, and what is only a disturbance. [`recorder`] counts
-//!    on each thread; [`results`] is the sum, and the JSON document.
-//! 4. [`stage`] starts the proxies, [`ways`] has them upgraded (exuvia by its [`control`] socket), [`sampler`] watches
+//! 1. `main.rs`, `cli.rs` (the program): options become a checked [`Scenario`](scenario::Scenario) and a call of
+//!    [`trial`], which starts what is needed, asks once whether it is the right thing ([`probe`]), and ends it all.
+//! 2. [`plan`] makes of the scenario and its seed what each user does, and when.
+//! 3. [`run`]: [`generator`] threads apply the load ([`traffic`]), and [`disturb`] has the proxy upgraded, and worse.
+//!    [`now`] has the run's clock and the phase of the upgrade.
+//! 4. [`witness`] has the words: in which class an exchange ended, and what is only a disturbance. [`recorder`] counts
+//!    on each thread; [`results`] is the sum, and the JSON document; [`verdict`] judges it.
+//! 5. [`stage`] starts the proxies, [`ways`] has them upgraded (exuvia by its [`control`] socket), [`sampler`] watches
 //!    what their processes take.
-//! 5. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
-//! 6. [`table`] shows the results in a terminal, [`report`] as a page.
+//! 6. [`upstream`] is the server behind the proxy; both ends know the bytes ([`content`]).
+//! 7. [`mod@table`] and [`report`] show the results; [`compare`] those of several proxies side by side.
 
 pub mod compare;
 pub mod content;
