@@ -39,7 +39,7 @@ pub async fn disturb(
 ) -> Vec<Deed> {
     let plan = &scenario.disturb;
     let mut disturber = Disturber::new(scenario, now);
-    let mut due = disturber.now.begun() + plan.every;
+    let mut due = disturber.now.begun() + plan.first;
     let end = disturber.now.begun() + scenario.duration;
     let mut number = 0;
     let more = |number| !plan.every.is_zero() && (plan.upgrades == 0 || number < plan.upgrades);

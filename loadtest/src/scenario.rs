@@ -171,6 +171,9 @@ pub enum Carrier {
 /// What is done to the proxy while there is load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Disturb {
+    /// When the first upgrade begins: what is before it shows how the proxy is without one.
+    #[serde(with = "text::duration")]
+    pub first: Duration,
     /// The time between the begins of two upgrades; zero: none at all.
     #[serde(with = "text::duration")]
     pub every: Duration,

@@ -123,6 +123,7 @@ impl Load {
             set(disturb, "upgrades", Some(0));
         }
         set(disturb, "every", every);
+        set(disturb, "first", every);
         set(disturb, "upgrades", of.upgrades);
         set(disturb, "bad_every", of.bad_every);
         set(disturb, "kill_every", of.kill_every);

@@ -296,8 +296,10 @@ fn disturb(raw: &raw::Disturb) -> Result<Disturb, Problem> {
         Some("old") => Victim::Old,
         Some(other) => return Err(wrong("disturb.kill", format!("{other:?}"), "one of new, old, either")),
     };
+    let every = duration("disturb.every", raw.every.as_ref(), Duration::ZERO)?;
     Ok(Disturb {
-        every: duration("disturb.every", raw.every.as_ref(), Duration::ZERO)?,
+        first: duration("disturb.first", raw.first.as_ref(), every)?,
+        every,
         upgrades: raw.upgrades.unwrap_or(0),
         by,
         bad_every: raw.bad_every.unwrap_or(0),

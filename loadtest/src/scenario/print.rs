@@ -19,6 +19,7 @@ impl Scenario {
         line(format!("threads = {}", self.threads));
         let disturb = &self.disturb;
         line("\n[disturb]".into());
+        line(format!("first = {}", time(disturb.first)));
         line(format!("every = {}", time(disturb.every)));
         line(format!("upgrades = {}", disturb.upgrades));
         match &disturb.by {

@@ -34,6 +34,7 @@ pub(super) struct Traffic {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disturb {
+    pub(super) first: Option<String>,
     pub(super) every: Option<String>,
     pub(super) upgrades: Option<u32>,
     pub(super) control: Option<PathBuf>,
