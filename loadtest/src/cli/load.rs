@@ -223,7 +223,7 @@ mod tests {
             ("--control /x --upgrade-signal HUP", "cannot be used with"),
             ("--pid-file /x", "--upgrade-signal"),
             ("--rate 5", "--shares"),
-            ("--seed -1", "seed"),
+            ("--threads 0", "threads = 0: from 1 to 64"),
         ] {
             let error = scenario(options).unwrap_err();
             assert!(error.contains(said), "{options}: {error}");

@@ -326,6 +326,25 @@ mod tests {
         assert_eq!(Scenario::parse(&printed).unwrap(), scenario, "{printed}");
     }
 
+    /// What an operator adds to the built-in scenario, each way and each disturber, survives the printing, too.
+    #[test]
+    fn disturbers_are_printed_with_their_ways() {
+        let traffic = "[[traffic]]\nkind = \"http1\"";
+        for way in [
+            "control = \"/x\"",
+            "signal = \"HUP\"",
+            "signal = \"HUP\"\npid_file = \"/x\"",
+            "command = \"a 'b'\"",
+        ] {
+            let text = format!("[disturb]\nfirst = \"1s\"\nevery = \"2s\"\nkill = \"old\"\n{way}\n{traffic}");
+            let scenario = Scenario::parse(&text).unwrap();
+            assert_eq!(scenario.disturb.first, Duration::from_secs(1));
+            assert_eq!(Scenario::parse(&scenario.to_toml()).unwrap(), scenario, "{way}");
+        }
+        let without = Scenario::parse(&format!("[disturb]\nevery = \"2s\"\n{traffic}")).unwrap();
+        assert_eq!(without.disturb.first, Duration::from_secs(2), "as long as from one to the next");
+    }
+
     #[test]
     fn every_kind_is_in_the_built_in_scenario() {
         let scenario = Scenario::parse(DEFAULT).unwrap();
@@ -351,7 +370,7 @@ mod tests {
                 .starts_with("duration = \"5\": a duration with")
         );
         assert!(
-            problem("[disturb]\nsignal = \"HUP\"\n[[traffic]]\nkind = \"http1\"").contains("needs pid_file")
+            problem("[disturb]\npid_file = \"x\"\n[[traffic]]\nkind = \"http1\"").contains("needs signal")
         );
         assert!(
             problem("[disturb]\nsignal = \"HOP\"\npid_file = \"x\"\n[[traffic]]\nkind = \"http1\"")
