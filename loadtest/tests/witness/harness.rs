@@ -7,7 +7,7 @@ use std::thread;
 use loadtest::generator::Aim;
 use loadtest::now::Now;
 use loadtest::recorder::Sum;
-use loadtest::results::KindRow;
+use loadtest::results::{Deed, KindRow};
 use loadtest::run::{Ran, run};
 use loadtest::scenario::Scenario;
 use loadtest::stage::certificate::Certificate;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 pub(crate) struct Server {
     pub(crate) ready: Ready,
     pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) certificate: Certificate,
     _folder: TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -34,7 +35,7 @@ impl Server {
         let folder = TempDir::new().unwrap();
         let certificate = Certificate::create(folder.path(), "localhost").unwrap();
         let roots = Arc::new(certificate.roots());
-        let identity = Identity { chain: certificate.chain, key: certificate.key };
+        let identity = Identity { chain: certificate.chain.clone(), key: certificate.key.clone() };
         let (say, ready) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
@@ -49,7 +50,7 @@ impl Server {
             });
         });
         let ready = ready.recv().unwrap();
-        Server { ready, roots, _folder: folder, stop: Some(stop), thread: Some(thread) }
+        Server { ready, roots, certificate, _folder: folder, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn aim(&self) -> Aim {
@@ -78,8 +79,18 @@ pub(crate) fn apply(scenario: &Scenario, aim: &Aim) -> Ran {
         drop(over.await);
         Vec::new()
     };
-    let ran =
-        block_on(async { run(scenario, aim, Now::new(Instant::now()), nobody, interrupted, |_| ()).await });
+    apply_to(scenario, aim, nobody, interrupted)
+}
+
+/// Applies a scenario, while somebody disturbs, until it is over or interrupted.
+pub(crate) fn apply_to<D: Future<Output = Vec<Deed>>>(
+    scenario: &Scenario,
+    aim: &Aim,
+    disturb: impl FnOnce(Now, oneshot::Receiver<()>) -> D,
+    interrupted: watch::Receiver<u32>,
+) -> Ran {
+    let now = Now::new(Instant::now());
+    let ran = block_on(async { run(scenario, aim, now, disturb, interrupted, |_| ()).await });
     assert_eq!(ran.troubles, Vec::<String>::new());
     ran
 }
