@@ -154,9 +154,18 @@ async fn on(
     deadline: Instant,
 ) -> Option<Outcome> {
     let (state, peer) = (&connection.state, connection.peer());
-    if connection.ready().await.is_err() {
-        slot.gone(context, connection);
-        return None;
+    match timeout_at(deadline, connection.ready()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => {
+            slot.gone(context, connection);
+            return None;
+        }
+        Err(_) => {
+            // What was asked before is still being sent.
+            slot.close();
+            let detail = "the connection was not free in the time allowed".into();
+            return Some(Outcome::failed(Class::Timeout, Some(peer), detail));
+        }
     }
     let request = match ask.request(context.connector.name()) {
         Ok(request) => request,

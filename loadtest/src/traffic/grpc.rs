@@ -107,9 +107,16 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
     loop {
         let connection = slot.get(context, deadline).await?;
         let peer = connection.peer();
-        if connection.ready().await.is_err() {
-            slot.gone(context, &connection);
-            continue;
+        match timeout_at(deadline, connection.ready()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                slot.gone(context, &connection);
+                continue;
+            }
+            Err(_) => {
+                let detail = "the connection was not free in the time allowed".into();
+                return Err(Outcome::failed(Class::Timeout, Some(peer), detail));
+            }
         }
         let (feed, body) = Feed::new();
         let request = Request::builder()
