@@ -182,7 +182,7 @@ async fn on(
         seen.read(context, slot, connection, response).await.map_err(|error| Broken { unsent: false, error })
     });
     let outcome = match answered.await {
-        Ok(Ok((class, detail))) => seen.outcome(class, peer, detail),
+        Ok(Ok((class, detail))) => seen.outcome(connection, class, peer, detail),
         Ok(Err(Broken { unsent: true, .. })) => {
             slot.gone(context, connection);
             return None;
@@ -191,7 +191,7 @@ async fn on(
         Err(_) => {
             // On HTTP/1 nothing else can be asked behind it.
             slot.close();
-            seen.outcome(Class::Timeout, peer, "no whole answer in the time allowed".into())
+            seen.outcome(connection, Class::Timeout, peer, "no whole answer in the time allowed".into())
         }
     };
     if ask.traffic.kind == Kind::Http1New {
@@ -286,25 +286,24 @@ impl<'a> Seen<'a> {
         judged(wrong, self.body, self.ask.length())
     }
 
-    fn bytes_seen(&self, connection: Option<&Connection>) -> u64 {
-        match connection {
-            Some(connection) if self.stream.is_none() => connection.state.log.read.get() - self.read_before,
+    fn bytes_seen(&self, connection: &Connection) -> u64 {
+        match self.stream {
+            None => connection.state.log.read.get() - self.read_before,
             // Other streams' bytes are on the same wire: the head counts as one.
-            _ => u64::from(self.head) + self.body,
+            Some(_) => u64::from(self.head) + self.body,
         }
     }
 
-    fn outcome(&self, class: Class, peer: Peer, detail: String) -> Outcome {
+    fn outcome(&self, connection: &Connection, class: Class, peer: Peer, detail: String) -> Outcome {
         let bytes_out = if self.ask.traffic.kind == Kind::Upload { self.ask.length() } else { 0 };
-        let bytes_seen = self.bytes_seen(None);
+        let bytes_seen = self.bytes_seen(connection);
         Outcome { class, peer: Some(peer), bytes_seen, bytes_in: self.body, bytes_out, detail }
     }
 
     /// The answer did not come to its end.
     fn broken(&self, connection: &Connection, peer: Peer, error: &hyper::Error) -> Outcome {
-        let bytes_seen = self.bytes_seen(Some(connection));
-        let class = connection.state.class_of(error, self.stream, bytes_seen);
-        Outcome { bytes_seen, ..self.outcome(class, peer, describe(error)) }
+        let class = connection.state.class_of(error, self.stream, self.bytes_seen(connection));
+        self.outcome(connection, class, peer, describe(error))
     }
 }
 
