@@ -210,7 +210,7 @@ impl Call {
             Ok(Ok(false)) => match self.status() {
                 Some(status) if status == "0" => (Class::Ok, String::new()),
                 Some(status) => (Class::WrongStatus, format!("grpc-status {status}")),
-                None => (Class::ClosedInAnswer, "the stream ended without a status".into()),
+                None => self.ended_early(),
             },
         }
     }
@@ -223,8 +223,14 @@ impl Call {
     fn ended_early(&self) -> Verdict {
         match self.status() {
             Some(status) => (Class::WrongStatus, format!("the call ended early with grpc-status {status}")),
-            None => (Class::ClosedInAnswer, "the stream ended early without a status".into()),
+            // hyper takes a stream that is reset without an error, or cancelled, for one that has ended.
+            None if self.was_reset() => (Class::Reset, "the stream was reset".into()),
+            None => (Class::ClosedInAnswer, "the stream ended without a status".into()),
         }
+    }
+
+    fn was_reset(&self) -> bool {
+        self.under_way.stream.is_some_and(|stream| self.connection.state.log.frames.was_reset(stream))
     }
 
     /// Waits for more of the answer: false if that was all.
