@@ -270,10 +270,17 @@ impl Call {
         (class, describe(error))
     }
 
+    /// How the whole call went, if that is how its last part did.
     fn outcome(&self, (class, detail): Verdict) -> Outcome {
-        let Call { peer, bytes_in, .. } = self;
+        let head = u64::from(matches!(self.answer, Answer::Body(_)));
+        let bytes_seen = head + self.bytes_in + self.received.len() as u64;
+        let class = match class {
+            // Of the message. Of the call there was an answer.
+            Class::ClosedBeforeAnswer if bytes_seen > 0 => Class::ClosedInAnswer,
+            class => class,
+        };
         // Its messages have counted their bytes.
-        Outcome { class, peer: Some(*peer), bytes_seen: *bytes_in, bytes_in: 0, bytes_out: 0, detail }
+        Outcome { class, peer: Some(self.peer), bytes_seen, bytes_in: 0, bytes_out: 0, detail }
     }
 
     fn message(&self, step: Step, (class, detail): Verdict) -> Outcome {
