@@ -48,12 +48,13 @@ impl Outcome {
 
     /// Whether a browser would send it once more: a connection that had been used and ended without a byte of the
     /// answer may have been closed before the request came, if asking twice does no harm (RFC 9110, 9.2.2); a refused
-    /// stream was not looked at (RFC 9113, 8.7).
-    fn browser_tries_again(&self, method: &Method) -> bool {
+    /// stream was not looked at (RFC 9113, 8.7). A stream that was reset on a connection that goes on was.
+    fn browser_tries_again(&self, method: &Method, connection: &Connection) -> bool {
         let reused = self.peer.is_some_and(|peer| peer.reused);
+        let ended = connection.state.log.end.get().is_some();
         let unanswered =
             matches!(self.class, Class::ClosedBeforeAnswer | Class::Reset) && self.bytes_seen == 0;
-        (unanswered && reused && method.is_idempotent()) || self.class == Class::RefusedStream
+        (unanswered && ended && reused && method.is_idempotent()) || self.class == Class::RefusedStream
     }
 }
 
@@ -119,26 +120,27 @@ pub(super) async fn exchange(
     intended: Instant,
 ) -> bool {
     let in_flight = InFlight::new(context, slot.kind(), unit, intended);
-    let outcome = once(context, slot, ask).await;
+    let (outcome, again) = once(context, slot, ask).await;
     let mut second = None;
-    if outcome.browser_tries_again(&ask.method()) {
+    if again {
         let other = Slot::new(slot.kind(), ask.traffic.carrier());
-        second = Some(once(&context.aside(), &other, ask).await.class);
+        second = Some(once(&context.aside(), &other, ask).await.0.class);
         other.close();
     }
     in_flight.ended(outcome, second)
 }
 
-/// Asks once.
-async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> Outcome {
+/// Asks once; beside how it went, whether a browser would ask once more.
+async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> (Outcome, bool) {
     let deadline = Instant::now() + context.timeout + ask.lasts();
     loop {
         let connection = match slot.get(context, deadline).await {
             Ok(connection) => connection,
-            Err(failed) => return failed.into(),
+            Err(failed) => return (failed.into(), false),
         };
         if let Some(outcome) = on(context, slot, &connection, ask, deadline).await {
-            return outcome;
+            let again = outcome.browser_tries_again(&ask.method(), &connection);
+            return (outcome, again);
         }
         // Nothing of the request was sent, because the connection had ended: the request has not begun. To begin it on
         // another connection is not to send it again.
