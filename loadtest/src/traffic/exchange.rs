@@ -138,16 +138,21 @@ async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> (Outcome, boo
             Ok(connection) => connection,
             Err(failed) => return (failed.into(), false),
         };
-        if let Some(outcome) = on(context, slot, &connection, ask, deadline).await {
+        let asked = on(context, slot, &connection, ask, deadline).await;
+        if ask.traffic.kind == Kind::Http1New {
+            slot.close();
+        }
+        if let Some(outcome) = asked {
             let again = outcome.browser_tries_again(&ask.method(), &connection);
             return (outcome, again);
         }
-        // Nothing of the request was sent, because the connection had ended: the request has not begun. To begin it on
-        // another connection is not to send it again.
+        // Nothing of the request was sent, because the connection had ended at rest: the request has not begun. To begin
+        // it on another connection is not to send it again.
     }
 }
 
-/// Asks on a connection; nothing if the connection turned out to be over before a byte of the request was sent.
+/// Asks on a connection; nothing if the connection turned out to have ended at rest, before a byte of the request was
+/// sent.
 async fn on(
     context: &Rc<Context>,
     slot: &Slot,
@@ -158,10 +163,7 @@ async fn on(
     let (state, peer) = (&connection.state, connection.peer());
     match timeout_at(deadline, connection.ready()).await {
         Ok(Ok(())) => {}
-        Ok(Err(_)) => {
-            slot.gone(context, connection);
-            return None;
-        }
+        Ok(Err(_)) => return unsent(context, slot, connection, peer),
         Err(_) => {
             // What was asked before is still being sent.
             slot.close();
@@ -184,11 +186,11 @@ async fn on(
         seen.read(context, slot, connection, response).await.map_err(|error| Broken { unsent: false, error })
     });
     let outcome = match answered.await {
-        Ok(Ok((class, detail))) => seen.outcome(connection, class, peer, detail),
-        Ok(Err(Broken { unsent: true, .. })) => {
-            slot.gone(context, connection);
-            return None;
+        Ok(Ok((class, detail))) => {
+            state.served.set(true);
+            seen.outcome(connection, class, peer, detail)
         }
+        Ok(Err(Broken { unsent: true, .. })) => return unsent(context, slot, connection, peer),
         Ok(Err(Broken { error, .. })) => seen.broken(connection, peer, &error),
         Err(_) => {
             // On HTTP/1 nothing else can be asked behind it.
@@ -196,10 +198,21 @@ async fn on(
             seen.outcome(connection, Class::Timeout, peer, "no whole answer in the time allowed".into())
         }
     };
-    if ask.traffic.kind == Kind::Http1New {
-        slot.close();
-    }
     Some(outcome)
+}
+
+/// The connection was over before a byte of the request was sent: nothing if it had been at rest, a failure if it was
+/// made for this.
+pub(super) fn unsent(
+    context: &Context,
+    slot: &Slot,
+    connection: &Rc<Connection>,
+    peer: Peer,
+) -> Option<Outcome> {
+    let class = connection.state.class_of_unsent();
+    slot.gone(context, connection);
+    let detail = || "the connection ended before it could be used".into();
+    class.map(|class| Outcome::failed(class, Some(peer), detail()))
 }
 
 struct Broken {

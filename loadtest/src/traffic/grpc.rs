@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{Feed, Sent};
 use super::connection::{Connection, Slot, UnderWay, describe};
-use super::exchange::{Outcome, judged};
+use super::exchange::{Outcome, judged, unsent};
 use super::{AFTER_FAILURE, Context, InFlight};
 use crate::content;
 use crate::plan::{Plan, Step};
@@ -65,7 +65,18 @@ async fn call(
             }
         };
         let in_flight = InFlight::new(context, slot.kind(), Unit::Message, intended);
-        let echoed = call.echo(context, step).await;
+        let mut echoed = call.echo(context, step).await;
+        while call.unsent {
+            // As with a request: what has not begun is begun on another connection.
+            call = match restart(context, traffic, slot, &call).await {
+                Ok(call) => call,
+                Err(outcome) => {
+                    in_flight.ended(outcome.clone(), None);
+                    return outcome;
+                }
+            };
+            echoed = call.echo(context, step).await;
+        }
         let (outcome, broken) = match echoed {
             Ok(verdict) => (call.message(step, verdict), None),
             Err(broken) => (call.message(step, broken.clone()), Some(broken)),
@@ -91,13 +102,18 @@ struct Call {
     /// What has come of the message that is on its way.
     received: BytesMut,
     trailers: Option<HeaderMap>,
+    /// The connection was over before anything of the call was sent.
+    unsent: bool,
     bytes_in: u64,
     bytes_out: u64,
 }
 
+/// Whether nothing of the call was sent, and what happened.
+type NoHead = (bool, hyper::Error);
+
 enum Answer {
     /// The head has not come.
-    Awaited(std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Incoming>, hyper::Error>>>>),
+    Awaited(std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Incoming>, NoHead>>>>),
     Body(Incoming),
 }
 
@@ -109,10 +125,10 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
         let peer = connection.peer();
         match timeout_at(deadline, connection.ready()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => {
-                slot.gone(context, &connection);
-                continue;
-            }
+            Ok(Err(_)) => match unsent(context, slot, &connection, peer) {
+                Some(outcome) => return Err(outcome),
+                None => continue,
+            },
             Err(_) => {
                 let detail = "the connection was not free in the time allowed".into();
                 return Err(Outcome::failed(Class::Timeout, Some(peer), detail));
@@ -130,7 +146,7 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
         let under_way = connection.begin(traffic.carrier());
         let sent = connection.send(request);
         let answer = Answer::Awaited(Box::pin(async move {
-            sent.await.map_err(hyper::client::conn::TrySendError::into_error)
+            sent.await.map_err(|mut error| (error.take_message().is_some(), error.into_error()))
         }));
         return Ok(Call {
             connection,
@@ -140,9 +156,23 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
             answer,
             received: BytesMut::new(),
             trailers: None,
+            unsent: false,
             bytes_in: 0,
             bytes_out: 0,
         });
+    }
+}
+
+/// Makes the request once more, if the connection had ended at rest before anything of it was sent.
+async fn restart(
+    context: &Rc<Context>,
+    traffic: &Traffic,
+    slot: &Slot,
+    call: &Call,
+) -> Result<Call, Outcome> {
+    match unsent(context, slot, &call.connection, call.peer) {
+        Some(outcome) => Err(outcome),
+        None => begin(context, traffic, slot).await,
     }
 }
 
@@ -236,7 +266,15 @@ impl Call {
     /// Waits for more of the answer: false if that was all.
     async fn more(&mut self) -> Result<bool, Verdict> {
         if let Answer::Awaited(head) = &mut self.answer {
-            let response = head.await.map_err(|error| self.broken(&error))?;
+            let response = match head.await {
+                Ok(response) => response,
+                Err((true, error)) => {
+                    self.unsent = true;
+                    return Err((Class::ClosedBeforeAnswer, describe(&error)));
+                }
+                Err((false, error)) => return Err(self.broken(&error)),
+            };
+            self.connection.state.served.set(true);
             let status = response.status();
             if status != StatusCode::OK {
                 return Err((Class::WrongStatus, status.to_string()));
