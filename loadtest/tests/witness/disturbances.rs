@@ -1,9 +1,9 @@
 //! What a client notices and loses nothing by: counted as such, and not as a failure.
 
-use loadtest::witness::Disturbance::{AnnouncedClose, ClosedIdle, FullHandshake, Reconnect};
+use loadtest::witness::Disturbance::{AnnouncedClose, ClosedIdle, FullHandshake, GoAway, Reconnect};
 
-use crate::faulty::{How, Plan, Tamper, Then, What};
-use crate::found::{found, scenario};
+use crate::faulty::{Act, Frame, How, Meddle, Passing, Plan, Side, Tamper, Then, What};
+use crate::found::{Found, found, scenario};
 use crate::harness::Server;
 
 const THREE: &[usize] = &[2, 4, 7];
@@ -21,16 +21,89 @@ fn a_connection_that_ends_at_rest_is_closed_while_idle() {
     ];
     for kind in ["http1", "idle", "http1-tls"] {
         for &(name, tamper) in rows {
-            let plan = Plan::one(What::Answer, THREE, How::Bytes(tamper), 8);
-            let name = format!("{kind}: {name}");
-            let found = found(&name, &server, &scenario(kind, RESTING), plan);
-            assert_eq!(found.planted.len(), 3, "{name}: {found:#?}");
-            found.only(&[]);
-            found.disturbed(&[(ClosedIdle, 3), (Reconnect, 3)]);
-            let connections = &found.row.connections;
-            assert_eq!((connections.attempted, connections.lost), (4, 3), "{name}: {found:#?}");
+            let found = rested(
+                &server,
+                &format!("{kind}: {name}"),
+                kind,
+                Plan::one(What::Answer, THREE, How::Bytes(tamper), 8),
+            );
+            assert_eq!(found.row.connections.lost, 3, "{name}: {found:#?}");
         }
     }
+    let rows: &[(&str, Meddle)] = &[
+        ("closed", |passing| after(passing, Vec::new(), Then::Close)),
+        ("truncated", |passing| after(passing, Vec::new(), Then::Truncate)),
+        ("reset", |passing| after(passing, Vec::new(), Then::Reset)),
+    ];
+    for &(name, meddle) in rows {
+        let found = rested(
+            &server,
+            &format!("http2: {name}"),
+            "http2",
+            Plan::one(What::Stream, THREE, How::Frames(meddle), 8),
+        );
+        assert_eq!(found.row.connections.lost, 3, "{name}: {found:#?}");
+    }
+}
+
+/// A client that wrote at that moment would have taken it for its answer.
+#[test]
+fn something_that_nobody_asked_for_ends_a_connection_at_rest() {
+    let server = Server::start();
+    let rows: &[(&str, Tamper)] = &[
+        ("an answer", |answer| {
+            ([answer, b"HTTP/1.1 408 Late\r\ncontent-length: 0\r\n\r\n"].concat(), Then::Hang)
+        }),
+        ("a byte too many", |answer| ([answer, b"\n"].concat(), Then::Hang)),
+    ];
+    for kind in ["http1", "http1-tls"] {
+        for &(name, tamper) in rows {
+            rested(
+                &server,
+                &format!("{kind}: {name}"),
+                kind,
+                Plan::one(What::Answer, THREE, How::Bytes(tamper), 8),
+            );
+        }
+    }
+}
+
+/// Three times in a run, what was at rest was closed.
+fn rested(server: &Server, name: &str, kind: &str, plan: Plan) -> Found {
+    let found = found(
+        name,
+        server,
+        &scenario(kind, &format!("{RESTING}\n{}", if kind == "http2" { "streams = 1" } else { "" })),
+        plan,
+    );
+    assert_eq!(found.planted.len(), 3, "{name}: {found:#?}");
+    found.only(&[]);
+    found.disturbed(&[(ClosedIdle, 3), (Reconnect, 3)]);
+    assert_eq!(found.row.connections.attempted, 4, "{name}: {found:#?}");
+    found
+}
+
+/// At the end of an answer, which passes: more frames, and the end.
+fn after(passing: &Passing<'_>, more: Vec<Frame>, then: Then) -> Act {
+    if passing.from == Side::Server && passing.frame.ends() {
+        Act::Last([vec![passing.frame.clone()], more].concat(), then)
+    } else {
+        Act::Pass
+    }
+}
+
+#[test]
+fn a_goaway_at_rest_is_only_that() {
+    let server = Server::start();
+    let meddle: Meddle = |passing| {
+        after(passing, vec![Frame::goaway(passing.frame.stream, h2::Reason::NO_ERROR)], Then::Close)
+    };
+    let plan = Plan::one(What::Stream, THREE, How::Frames(meddle), 12);
+    let found = found("at rest", &server, &scenario("http2", "connections = 1\nstreams = 1"), plan);
+    assert_eq!(found.planted.len(), 3, "{found:#?}");
+    found.only(&[]);
+    found.disturbed(&[(GoAway, 3), (Reconnect, 3)]);
+    assert_eq!((found.row.connections.closed, found.row.connections.lost), (4, 0), "{found:#?}");
 }
 
 fn announcing(answer: &[u8]) -> Vec<u8> {

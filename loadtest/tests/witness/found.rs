@@ -129,8 +129,8 @@ impl std::fmt::Debug for Found {
                 format!("{unit:?} {class:?} port {local_port} reused {reused} seen {bytes_seen} second {second:?}: {detail}")
             })
             .collect();
-        write!(formatter, "exchanges {exchanges:?}\ndisturbances {disturbances:?}\n{connections:?}\n")?;
-        write!(formatter, "mended {mended_by_retry} excused {excused} with retry {with_retry}\n")?;
+        writeln!(formatter, "exchanges {exchanges:?}\ndisturbances {disturbances:?}\n{connections:?}")?;
+        writeln!(formatter, "mended {mended_by_retry} excused {excused} with retry {with_retry}")?;
         write!(formatter, "planted {planted:?} came {came:?}\n{failures:#?}")
     }
 }

@@ -7,15 +7,19 @@ use crate::faulty::{Act, Frame, How, Meddle, Passing, Plan, Side, Then, What};
 use crate::found::{found, scenario};
 use crate::harness::Server;
 
-const MESSAGES: &str = "connections = 1\nstreams = 1\nmessages = 5\nbytes = [100, 4000]";
+const MESSAGES: &str = "connections = 1\nstreams = 1\nmessages = 5\nbytes = [1000, 1000]";
+
+/// With what stands before its bytes.
+const MESSAGE: usize = 1005;
 
 fn is_request(passing: &Passing<'_>) -> bool {
     passing.from == Side::Client && passing.frame.kind == Frame::HEADERS
 }
 
-/// A message of a call's five: its bytes are in one frame.
-fn is_message(passing: &Passing<'_>, from: Side, number: u32) -> bool {
-    passing.from == from && passing.frame.kind == Frame::DATA && passing.number == number
+/// The beginning of one of a call's five messages. No frame has parts of two: the second waits for the first's echo.
+fn is_message(passing: &Passing<'_>, from: Side, number: usize) -> bool {
+    let begins = passing.before == (number - 1) * MESSAGE && !passing.frame.payload.is_empty();
+    passing.from == from && passing.frame.kind == Frame::DATA && begins
 }
 
 fn is_status(passing: &Passing<'_>) -> bool {
@@ -40,6 +44,16 @@ const ROWS: &[Row] = &[
         &[(Unit::Stream, Class::Reset), (Unit::Message, Class::Reset)],
     ),
     (
+        "cancelled at a message",
+        |passing| match passing {
+            passing if is_message(passing, Side::Client, 3) => {
+                Act::End(vec![Frame::reset(passing.frame.stream, Reason::CANCEL)])
+            }
+            _ => Act::Pass,
+        },
+        &[(Unit::Stream, Class::Reset), (Unit::Message, Class::Reset)],
+    ),
+    (
         "refused",
         |passing| match passing {
             passing if is_request(passing) => {
@@ -56,7 +70,7 @@ const ROWS: &[Row] = &[
             if !is_message(passing, Side::Server, 2) {
                 return Act::Pass;
             }
-            frame.payload[50] ^= 1;
+            *frame.payload.last_mut().unwrap() ^= 1;
             Act::Change(frame)
         },
         &[(Unit::Message, Class::WrongBytes)],
@@ -162,7 +176,7 @@ fn a_connection_that_ends_in_a_call_is_found() {
         (
             "closed in a message",
             |passing| {
-                let frame = Frame { payload: passing.frame.payload[..60].to_vec(), ..passing.frame.clone() };
+                let frame = Frame { payload: passing.frame.payload[..6].to_vec(), ..passing.frame.clone() };
                 if is_message(passing, Side::Server, 3) {
                     Act::Last(vec![frame], Then::Close)
                 } else {
@@ -174,10 +188,7 @@ fn a_connection_that_ends_in_a_call_is_found() {
         ),
         (
             "closed at the first message",
-            |passing| match passing {
-                passing if is_message(passing, Side::Client, 1) => Act::Last(Vec::new(), Then::Close),
-                _ => Act::Pass,
-            },
+            |passing| if is_request(passing) { Act::Last(Vec::new(), Then::Close) } else { Act::Pass },
             Class::ClosedBeforeAnswer,
             Class::ClosedBeforeAnswer,
         ),
@@ -202,4 +213,21 @@ fn a_message_that_does_not_come_back_is_a_timeout() {
     let scenario = scenario("grpc", &format!("timeout = \"700ms\"|{MESSAGES}"));
     let found = found("silence", &server, &scenario, plan);
     found.only(&[(Unit::Stream, Class::Timeout, 1), (Unit::Message, Class::Timeout, 1)]);
+}
+
+/// A call goes on while its connection says goodbye; the next one is on another.
+#[test]
+fn a_goaway_in_a_call_is_only_a_disturbance() {
+    let server = Server::start();
+    let goaway: Meddle = |passing| match passing {
+        passing if is_message(passing, Side::Client, 3) => {
+            Act::Before(vec![Frame::goaway(passing.frame.stream, Reason::NO_ERROR)])
+        }
+        _ => Act::Pass,
+    };
+    let plan = Plan::one(What::Stream, &[2, 5], How::Frames(goaway), 8);
+    let found = found("a goodbye", &server, &scenario("grpc", MESSAGES), plan);
+    assert_eq!(found.planted.len(), 2, "{found:#?}");
+    found.only(&[]);
+    found.disturbed(&[(Disturbance::GoAway, 2), (Disturbance::Reconnect, 2)]);
 }

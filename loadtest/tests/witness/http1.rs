@@ -1,10 +1,15 @@
 //! Faults in connections and answers of HTTP/1, with TLS and without.
 
-use loadtest::witness::{Class, Unit};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use loadtest::witness::{Class, Disturbance, Unit};
 
 use crate::faulty::{How, Plan, Tamper, Then, What};
 use crate::found::{Found, found, scenario};
-use crate::harness::Server;
+use crate::harness::{Server, apply, rows};
 
 /// In which answers, or connections, a fault is planted.
 const THREE: &[usize] = &[3, 6, 11];
@@ -181,14 +186,20 @@ fn a_connection_that_ends_as_soon_as_it_is_accepted_is_found() {
     let plain: &[Row] = &[
         ("reset", |_| (Vec::new(), Then::Reset), Class::Reset),
         ("closed", |_| (Vec::new(), Then::Close), Class::ClosedBeforeAnswer),
-        (
-            "an answer before the question",
-            |_| (b"HTTP/1.1 408 Late\r\n\r\n".to_vec(), Then::Hang),
-            Class::Malformed,
-        ),
+        ("no HTTP", |_| (b"220 mail\r\n\r\n".to_vec(), Then::Hang), Class::Malformed),
     ];
-    for &row in plain {
-        check(&server, "http1-new", "connections = 1", What::Connection, row);
+    for kind in ["http1", "http1-new"] {
+        for &(name, tamper, class) in plain {
+            let mut plan = Plan::one(What::Connection, &[1, 2, 3], How::Bytes(tamper), 0);
+            plan.until = (What::Answer, 10);
+            let name = format!("{kind}: {name}");
+            let found = found(&name, &server, &scenario(kind, "connections = 1"), plan);
+            assert_eq!(found.planted.len(), 3, "{name}: {found:#?}");
+            // Not on which port: a reset that is faster than the witness looks like a connection that was never made.
+            found.only(&[(Unit::Request, class, 3)]);
+            let idle = found.row.disturbances.get(&Disturbance::ClosedIdle);
+            assert_eq!(idle, None, "{name}: counted once more: {found:#?}");
+        }
     }
     let tls: &[Row] = &[
         ("reset in the handshake", |_| (Vec::new(), Then::Reset), Class::Reset),
@@ -219,4 +230,40 @@ fn what_is_not_tls_in_the_middle_of_it_is_found() {
     let server = Server::start();
     let row: Row = ("garbage in the answer", |answer| (cut(answer), Then::Garbage), Class::Malformed);
     check(&server, "http1-tls", "connections = 1\nbytes = [100, 4000]", What::Answer, row);
+}
+
+/// The wait for a connection that is still busy sending was under no deadline: a proxy that answers an upload before it
+/// has read it, and then does not read it, would have been waited for until the end.
+#[test]
+fn a_connection_that_does_not_come_free_is_a_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::start();
+    let mut aim = server.aim();
+    aim.targets.plain = Some(listener.local_addr().unwrap());
+    // More than the kernel's buffers take.
+    let more = "timeout = \"500ms\"|connections = 1\nlasts = \"0s\"\nbytes = [50000000, 50000000]";
+    let mut scenario = scenario("upload", more);
+    scenario.duration = Duration::from_millis(700);
+    let proxy = thread::spawn(move || {
+        let mut streams = Vec::new();
+        for number in 0.. {
+            let (mut stream, _) = listener.accept().unwrap();
+            if number == 1 {
+                break;
+            }
+            assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n").unwrap();
+            streams.push(stream);
+        }
+    });
+    let ran = apply(&scenario, &aim);
+    // It waits for a second connection, which is not made if the first is never given up.
+    let second = std::net::TcpStream::connect(aim.targets.plain.unwrap());
+    proxy.join().unwrap();
+    drop(second);
+    let (_, row) = rows(&ran.sum, &scenario);
+    let failures = ran.sum.failures();
+    let classes: Vec<_> = failures.iter().map(|failure| failure.class).collect();
+    assert!(classes.starts_with(&[Class::WrongStatus, Class::Timeout]), "{row:#?} {failures:#?}");
+    assert_eq!(row.in_class(Class::Unfinished), 0, "{row:#?}");
 }

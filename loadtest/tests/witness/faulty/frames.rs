@@ -88,8 +88,8 @@ pub(crate) enum Side {
 pub(crate) struct Passing<'a> {
     pub(crate) from: Side,
     pub(crate) frame: &'a Frame,
-    /// Which it is of its type, from that side, in that stream: 1 is the first.
-    pub(crate) number: u32,
+    /// How many bytes of body have come from that side, in that stream.
+    pub(crate) before: usize,
 }
 
 /// What is done to it.
@@ -125,7 +125,7 @@ struct Streams {
     planted: BTreeSet<u32>,
     ended: BTreeSet<u32>,
     held: Vec<Frame>,
-    numbers: BTreeMap<(u32, Side, u8), u32>,
+    bodies: BTreeMap<(u32, Side), usize>,
 }
 
 impl Streams {
@@ -140,9 +140,12 @@ impl Streams {
             return Act::End(Vec::new());
         }
         let Some(meddle) = self.faulty.get(&frame.stream) else { return Act::Pass };
-        let number = self.numbers.entry((frame.stream, from, frame.kind)).or_default();
-        *number += 1;
-        meddle(&Passing { from, frame, number: *number })
+        let body = self.bodies.entry((frame.stream, from)).or_default();
+        let act = meddle(&Passing { from, frame, before: *body });
+        if frame.kind == Frame::DATA {
+            *body += frame.payload.len();
+        }
+        act
     }
 }
 
