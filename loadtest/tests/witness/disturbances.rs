@@ -1,9 +1,11 @@
 //! What a client notices and loses nothing by: counted as such, and not as a failure.
 
+use std::thread;
+
 use loadtest::witness::Disturbance::{AnnouncedClose, ClosedIdle, FullHandshake, GoAway, Reconnect};
 
 use crate::faulty::{Act, Frame, How, Meddle, Passing, Plan, Side, Tamper, Then, What};
-use crate::found::{Found, found, scenario};
+use crate::found::{found, scenario};
 use crate::harness::Server;
 
 const THREE: &[usize] = &[2, 4, 7];
@@ -13,74 +15,58 @@ const RESTING: &str = "connections = 1\npause = [\"200ms\", \"200ms\"]";
 
 #[test]
 fn a_connection_that_ends_at_rest_is_closed_while_idle() {
-    let server = Server::start();
-    let rows: &[(&str, Tamper)] = &[
+    let answers: &[(&str, Tamper)] = &[
         ("closed", |answer| (answer.to_vec(), Then::Close)),
         ("truncated", |answer| (answer.to_vec(), Then::Truncate)),
         ("reset", |answer| (answer.to_vec(), Then::Reset)),
     ];
-    for kind in ["http1", "idle", "http1-tls"] {
-        for &(name, tamper) in rows {
-            let found = rested(
-                &server,
-                &format!("{kind}: {name}"),
-                kind,
-                Plan::one(What::Answer, THREE, How::Bytes(tamper), 8),
-            );
-            assert_eq!(found.row.connections.lost, 3, "{name}: {found:#?}");
-        }
-    }
-    let rows: &[(&str, Meddle)] = &[
+    let streams: &[(&str, Meddle)] = &[
         ("closed", |passing| after(passing, Vec::new(), Then::Close)),
         ("truncated", |passing| after(passing, Vec::new(), Then::Truncate)),
         ("reset", |passing| after(passing, Vec::new(), Then::Reset)),
     ];
-    for &(name, meddle) in rows {
-        let found = rested(
-            &server,
-            &format!("http2: {name}"),
-            "http2",
-            Plan::one(What::Stream, THREE, How::Frames(meddle), 8),
-        );
-        assert_eq!(found.row.connections.lost, 3, "{name}: {found:#?}");
+    let mut rows = Vec::new();
+    for kind in ["http1", "idle", "http1-tls"] {
+        rows.extend(answers.iter().map(|(name, tamper)| (kind, *name, What::Answer, How::Bytes(*tamper))));
     }
+    rows.extend(streams.iter().map(|(name, meddle)| ("http2", *name, What::Stream, How::Frames(*meddle))));
+    rested(&rows, 3);
 }
 
 /// A client that wrote at that moment would have taken it for its answer.
 #[test]
 fn something_that_nobody_asked_for_ends_a_connection_at_rest() {
-    let server = Server::start();
-    let rows: &[(&str, Tamper)] = &[
-        ("an answer", |answer| {
-            ([answer, b"HTTP/1.1 408 Late\r\ncontent-length: 0\r\n\r\n"].concat(), Then::Hang)
-        }),
-        ("a byte too many", |answer| ([answer, b"\n"].concat(), Then::Hang)),
-    ];
+    let answer: Tamper =
+        |answer| ([answer, b"HTTP/1.1 408 Late\r\ncontent-length: 0\r\n\r\n"].concat(), Then::Hang);
+    let byte: Tamper = |answer| ([answer, b"\n"].concat(), Then::Hang);
+    let mut rows = Vec::new();
     for kind in ["http1", "http1-tls"] {
-        for &(name, tamper) in rows {
-            rested(
-                &server,
-                &format!("{kind}: {name}"),
-                kind,
-                Plan::one(What::Answer, THREE, How::Bytes(tamper), 8),
-            );
-        }
+        rows.push((kind, "an answer", What::Answer, How::Bytes(answer)));
+        rows.push((kind, "a byte too many", What::Answer, How::Bytes(byte)));
     }
+    // It is the witness that ends such a connection.
+    rested(&rows, 0);
 }
 
-/// Three times in a run, what was at rest was closed.
-fn rested(server: &Server, name: &str, kind: &str, plan: Plan) -> Found {
-    let found = found(
-        name,
-        server,
-        &scenario(kind, &format!("{RESTING}\n{}", if kind == "http2" { "streams = 1" } else { "" })),
-        plan,
-    );
-    assert_eq!(found.planted.len(), 3, "{name}: {found:#?}");
-    found.only(&[]);
-    found.disturbed(&[(ClosedIdle, 3), (Reconnect, 3)]);
-    assert_eq!(found.row.connections.attempted, 4, "{name}: {found:#?}");
-    found
+/// Three times in a run, what was at rest was closed, and as many connections were lost. The runs rest side by side.
+fn rested(rows: &[(&str, &str, What, How)], lost: u64) {
+    let server = Server::start();
+    thread::scope(|scope| {
+        for &(kind, name, of, how) in rows {
+            let server = &server;
+            scope.spawn(move || {
+                let streams = if kind == "http2" { "streams = 1" } else { "" };
+                let scenario = scenario(kind, &format!("{RESTING}\n{streams}"));
+                let plan = Plan::one(of, THREE, how, 8);
+                let found = found(&format!("{kind}: {name}"), server, &scenario, plan);
+                assert_eq!(found.planted.len(), 3, "{name}: {found:#?}");
+                found.only(&[]);
+                found.disturbed(&[(ClosedIdle, 3), (Reconnect, 3)]);
+                let connections = &found.row.connections;
+                assert_eq!((connections.attempted, connections.lost), (4, lost), "{name}: {found:#?}");
+            });
+        }
+    });
 }
 
 /// At the end of an answer, which passes: more frames, and the end.

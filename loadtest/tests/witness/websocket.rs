@@ -1,5 +1,7 @@
 //! Faults in WebSockets, with TLS and without: their opening is one exchange, each message is one.
 
+use std::thread;
+
 use loadtest::witness::{Class, Disturbance, Unit};
 
 use crate::faulty::{How, Plan, Tamper, Then, What};
@@ -58,11 +60,16 @@ fn a_fault_in_a_message_is_found_once_and_in_its_class() {
 #[test]
 fn a_message_that_does_not_come_back_is_a_timeout() {
     let server = Server::start();
-    for kind in KINDS {
-        let plan = Plan::one(What::Message, &[3], How::Bytes(|_| (Vec::new(), Then::Hang)), 5);
-        let scenario = scenario(kind, "timeout = \"700ms\"|connections = 1\nmessages = 50");
-        found(kind, &server, &scenario, plan).all_planted(Unit::Message, Class::Timeout, 1);
-    }
+    let server = &server;
+    thread::scope(|scope| {
+        for kind in KINDS {
+            scope.spawn(move || {
+                let plan = Plan::one(What::Message, &[3], How::Bytes(|_| (Vec::new(), Then::Hang)), 5);
+                let scenario = scenario(kind, "timeout = \"700ms\"|connections = 1\nmessages = 50");
+                found(kind, server, &scenario, plan).all_planted(Unit::Message, Class::Timeout, 1);
+            });
+        }
+    });
 }
 
 #[test]
@@ -115,15 +122,20 @@ fn a_websocket_that_is_lost_at_rest_is_a_disturbance() {
         ("reset", |message| (message.to_vec(), Then::Reset)),
         ("closed, and it says so", |message| ([message, &GOING_AWAY].concat(), Then::Close)),
     ];
-    for kind in KINDS {
-        for &(name, tamper) in rows {
-            let plan = Plan::one(What::Message, &[2, 4], How::Bytes(tamper), 6);
-            let more = "connections = 1\nmessages = 50\npause = [\"200ms\", \"200ms\"]";
-            let found = found(&format!("{kind}: {name}"), &server, &scenario(kind, more), plan);
-            assert_eq!(found.planted.len(), 2, "{name}: {found:#?}");
-            found.only(&[]);
-            found.disturbed(&[(Disturbance::LostWebSocket, 2), (Disturbance::Reconnect, 2)]);
-            assert_eq!(found.row.connections.lost, 2, "{name}: {found:#?}");
+    let server = &server;
+    thread::scope(|scope| {
+        for (kind, (name, tamper)) in
+            KINDS.into_iter().flat_map(|kind| rows.iter().map(move |row| (kind, *row)))
+        {
+            scope.spawn(move || {
+                let plan = Plan::one(What::Message, &[2, 4], How::Bytes(tamper), 6);
+                let more = "connections = 1\nmessages = 50\npause = [\"200ms\", \"200ms\"]";
+                let found = found(&format!("{kind}: {name}"), server, &scenario(kind, more), plan);
+                assert_eq!(found.planted.len(), 2, "{name}: {found:#?}");
+                found.only(&[]);
+                found.disturbed(&[(Disturbance::LostWebSocket, 2), (Disturbance::Reconnect, 2)]);
+                assert_eq!(found.row.connections.lost, 2, "{name}: {found:#?}");
+            });
         }
-    }
+    });
 }
