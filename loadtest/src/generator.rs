@@ -11,12 +11,15 @@ use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 use crate::now::Now;
 use crate::recorder::{Recorder, Slice, Totals};
 use crate::scenario::Scenario;
 use crate::traffic::{Connector, Context, Order, Targets, users};
+
+/// How long the connections that were let go may take to end.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Where the load goes, and whose certificates are believed.
 #[derive(Clone, Debug)]
@@ -94,6 +97,8 @@ async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> 
             }
         }
     }
+    // What was let go ends a moment later, and is counted then.
+    drop(timeout(CLOSING, recorder.all_closed()).await);
     roll.abort();
     if panicked {
         Err("the witness itself has failed: see what it wrote to standard error".into())

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -145,6 +146,8 @@ pub struct Recorder {
     slice_length: Duration,
     slices: UnboundedSender<Slice>,
     counts: RefCell<Counts>,
+    /// Told each time that no connection is open any more.
+    closed: Notify,
 }
 
 #[derive(Debug)]
@@ -166,7 +169,8 @@ impl Recorder {
         let tallies = traffic.iter().map(|_| Tally::new()).collect();
         let totals = Totals { tallies, failures: Vec::new() };
         let counts = Counts { totals, slice: Slice::new(0), open: BTreeMap::new() };
-        Recorder { now, traffic: traffic.to_vec(), slice_length, slices, counts: RefCell::new(counts) }
+        let traffic = traffic.to_vec();
+        Recorder { now, traffic, slice_length, slices, counts: RefCell::new(counts), closed: Notify::new() }
     }
 
     /// The run's clock.
@@ -267,6 +271,16 @@ impl Recorder {
             if *open == 0 {
                 counts.open.remove(&ready);
             }
+        }
+        if counts.open.is_empty() {
+            self.closed.notify_one();
+        }
+    }
+
+    /// Waits until no connection is open. One waits.
+    pub async fn all_closed(&self) {
+        while !self.counts.borrow().open.is_empty() {
+            self.closed.notified().await;
         }
     }
 

@@ -11,6 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
@@ -45,8 +46,14 @@ pub(super) struct State {
     pub(super) closing: Cell<bool>,
     /// It has ended.
     pub(super) over: Cell<bool>,
+    /// It has been of use: an answer has come on it, or at least a word on the exchange alone.
+    pub(super) served: Cell<bool>,
+    /// An exchange has failed by its end.
+    broke: Cell<bool>,
     /// That it was closed while idle has been counted.
     idle_counted: Cell<bool>,
+    /// Tells the driver that nothing is under way any more.
+    at_rest: Notify,
 }
 
 enum Sender {
@@ -68,16 +75,40 @@ impl State {
             return Class::RefusedStream;
         }
         match reset(error) {
-            Some(h2::Reason::REFUSED_STREAM) => Class::RefusedStream,
-            Some(_) => Class::Reset,
-            None => self.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, seen)),
+            // The connection goes on.
+            Some((reason, by_peer)) => {
+                self.served.set(true);
+                match reason {
+                    // By us, because what came on the stream was wrong.
+                    _ if !by_peer => Class::Malformed,
+                    h2::Reason::REFUSED_STREAM => Class::RefusedStream,
+                    _ => Class::Reset,
+                }
+            }
+            None => {
+                self.broke.set(true);
+                let end = self.log.end.get().filter(|_| !error.is_parse());
+                end.map_or(Class::Malformed, |end| class_of_end(end, seen))
+            }
         }
     }
 
-    /// It was closed at rest, without a word: counted once.
+    /// What the end of a connection means for an exchange that was to be its first, and of which nothing was sent;
+    /// nothing if the connection had served before, or the proxy had said that it ends: then the exchange has not begun.
+    pub(super) fn class_of_unsent(&self) -> Option<Class> {
+        if self.served.get() || self.log.frames.goaway.get().is_some() {
+            return None;
+        }
+        self.broke.set(true);
+        Some(self.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, 0)))
+    }
+
+    /// It was closed at rest, without a word: counted once. One that was never of use was not at rest: whoever made it
+    /// will find out.
     pub(super) fn closed_idle(&self, context: &Context, kind: usize) {
         let expected = self.announced.get() || self.closing.get() || self.log.frames.goaway.get().is_some();
-        if !expected && !self.idle_counted.replace(true) {
+        let at_rest = self.served.get() && !self.broke.get();
+        if !expected && at_rest && !self.idle_counted.replace(true) {
             context.recorder.disturbed(kind, Disturbance::ClosedIdle);
         }
     }
@@ -96,8 +127,9 @@ impl Connection {
         let http2 = carrier == Carrier::Http2;
         let wire = TokioIo::new(Wire::new(stream, Rc::clone(&state.log), http2));
         let no_http = |error: hyper::Error| {
-            context.recorder.not_connected(kind, Class::Malformed);
-            NotConnected { class: Class::Malformed, detail: describe(&error) }
+            let class = state.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, 0));
+            context.recorder.not_connected(kind, class);
+            NotConnected { class, detail: describe(&error) }
         };
         let sender = if http2 {
             let mut builder = http2::Builder::new(Local);
@@ -170,16 +202,20 @@ pub(super) struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.state.in_flight.set(self.state.in_flight.get() - 1);
+        let left = self.state.in_flight.get() - 1;
+        self.state.in_flight.set(left);
+        if left == 0 {
+            self.state.at_rest.notify_one();
+        }
     }
 }
 
-/// Why the peer reset the stream, if it did.
-fn reset(error: &hyper::Error) -> Option<h2::Reason> {
+/// Why the stream was reset, if it was, and whether it was the peer who did it.
+fn reset(error: &hyper::Error) -> Option<(h2::Reason, bool)> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason().filter(|_| error.is_reset() && error.is_remote());
+            return error.reason().filter(|_| error.is_reset()).map(|reason| (reason, error.is_remote()));
         }
         cause = error.source();
     }
@@ -199,20 +235,25 @@ fn drive(
     spawn_local(async move {
         let mut connection = pin!(connection);
         let mut goaway = false;
-        poll_fn(|waker| {
+        let driven = poll_fn(|waker| {
             let polled = connection.as_mut().poll(waker);
             if !goaway && state.log.frames.goaways.get() > 0 {
                 goaway = true;
                 context.recorder.disturbed(kind, Disturbance::GoAway);
             }
-            // How it ended is in the log; what hyper says of it is not needed.
-            polled.map(drop)
-        })
-        .await;
+            polled
+        });
+        let ended = driven.await;
         state.over.set(true);
         let by_peer = state.log.end.get().is_some();
         let expected = state.announced.get() || state.closing.get() || goaway;
-        if by_peer && state.in_flight.get() == 0 {
+        // The end may come with the last answer, which is then still being read: whether an exchange failed by it is not
+        // known before.
+        while state.in_flight.get() > 0 {
+            state.at_rest.notified().await;
+        }
+        // An error without an end: something came that nobody had asked for.
+        if by_peer || ended.is_err() {
             state.closed_idle(&context, kind);
         }
         context.recorder.disconnected(kind, ready, by_peer && !expected);

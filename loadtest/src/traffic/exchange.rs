@@ -48,12 +48,13 @@ impl Outcome {
 
     /// Whether a browser would send it once more: a connection that had been used and ended without a byte of the
     /// answer may have been closed before the request came, if asking twice does no harm (RFC 9110, 9.2.2); a refused
-    /// stream was not looked at (RFC 9113, 8.7).
-    fn browser_tries_again(&self, method: &Method) -> bool {
+    /// stream was not looked at (RFC 9113, 8.7). A stream that was reset on a connection that goes on was.
+    fn browser_tries_again(&self, method: &Method, connection: &Connection) -> bool {
         let reused = self.peer.is_some_and(|peer| peer.reused);
+        let ended = connection.state.log.end.get().is_some();
         let unanswered =
             matches!(self.class, Class::ClosedBeforeAnswer | Class::Reset) && self.bytes_seen == 0;
-        (unanswered && reused && method.is_idempotent()) || self.class == Class::RefusedStream
+        (unanswered && ended && reused && method.is_idempotent()) || self.class == Class::RefusedStream
     }
 }
 
@@ -119,33 +120,39 @@ pub(super) async fn exchange(
     intended: Instant,
 ) -> bool {
     let in_flight = InFlight::new(context, slot.kind(), unit, intended);
-    let outcome = once(context, slot, ask).await;
+    let (outcome, again) = once(context, slot, ask).await;
     let mut second = None;
-    if outcome.browser_tries_again(&ask.method()) {
+    if again {
         let other = Slot::new(slot.kind(), ask.traffic.carrier());
-        second = Some(once(&context.aside(), &other, ask).await.class);
+        second = Some(once(&context.aside(), &other, ask).await.0.class);
         other.close();
     }
     in_flight.ended(outcome, second)
 }
 
-/// Asks once.
-async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> Outcome {
+/// Asks once; beside how it went, whether a browser would ask once more.
+async fn once(context: &Rc<Context>, slot: &Slot, ask: Ask<'_>) -> (Outcome, bool) {
     let deadline = Instant::now() + context.timeout + ask.lasts();
     loop {
         let connection = match slot.get(context, deadline).await {
             Ok(connection) => connection,
-            Err(failed) => return failed.into(),
+            Err(failed) => return (failed.into(), false),
         };
-        if let Some(outcome) = on(context, slot, &connection, ask, deadline).await {
-            return outcome;
+        let asked = on(context, slot, &connection, ask, deadline).await;
+        if ask.traffic.kind == Kind::Http1New {
+            slot.close();
         }
-        // Nothing of the request was sent, because the connection had ended: the request has not begun. To begin it on
-        // another connection is not to send it again.
+        if let Some(outcome) = asked {
+            let again = outcome.browser_tries_again(&ask.method(), &connection);
+            return (outcome, again);
+        }
+        // Nothing of the request was sent, because the connection had ended at rest: the request has not begun. To begin
+        // it on another connection is not to send it again.
     }
 }
 
-/// Asks on a connection; nothing if the connection turned out to be over before a byte of the request was sent.
+/// Asks on a connection; nothing if the connection turned out to have ended at rest, before a byte of the request was
+/// sent.
 async fn on(
     context: &Rc<Context>,
     slot: &Slot,
@@ -154,9 +161,15 @@ async fn on(
     deadline: Instant,
 ) -> Option<Outcome> {
     let (state, peer) = (&connection.state, connection.peer());
-    if connection.ready().await.is_err() {
-        slot.gone(context, connection);
-        return None;
+    match timeout_at(deadline, connection.ready()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return unsent(context, slot, connection, peer),
+        Err(_) => {
+            // What was asked before is still being sent.
+            slot.close();
+            let detail = "the connection was not free in the time allowed".into();
+            return Some(Outcome::failed(Class::Timeout, Some(peer), detail));
+        }
     }
     let request = match ask.request(context.connector.name()) {
         Ok(request) => request,
@@ -173,22 +186,33 @@ async fn on(
         seen.read(context, slot, connection, response).await.map_err(|error| Broken { unsent: false, error })
     });
     let outcome = match answered.await {
-        Ok(Ok((class, detail))) => seen.outcome(class, peer, detail),
-        Ok(Err(Broken { unsent: true, .. })) => {
-            slot.gone(context, connection);
-            return None;
+        Ok(Ok((class, detail))) => {
+            state.served.set(true);
+            seen.outcome(connection, class, peer, detail)
         }
+        Ok(Err(Broken { unsent: true, .. })) => return unsent(context, slot, connection, peer),
         Ok(Err(Broken { error, .. })) => seen.broken(connection, peer, &error),
         Err(_) => {
             // On HTTP/1 nothing else can be asked behind it.
             slot.close();
-            seen.outcome(Class::Timeout, peer, "no whole answer in the time allowed".into())
+            seen.outcome(connection, Class::Timeout, peer, "no whole answer in the time allowed".into())
         }
     };
-    if ask.traffic.kind == Kind::Http1New {
-        slot.close();
-    }
     Some(outcome)
+}
+
+/// The connection was over before a byte of the request was sent: nothing if it had been at rest, a failure if it was
+/// made for this.
+pub(super) fn unsent(
+    context: &Context,
+    slot: &Slot,
+    connection: &Rc<Connection>,
+    peer: Peer,
+) -> Option<Outcome> {
+    let class = connection.state.class_of_unsent();
+    slot.gone(context, connection);
+    let detail = || "the connection ended before it could be used".into();
+    class.map(|class| Outcome::failed(class, Some(peer), detail()))
 }
 
 struct Broken {
@@ -254,7 +278,22 @@ impl<'a> Seen<'a> {
                 sleep_until(begun + content::share(self.ask.lasts(), self.body, self.ask.length())).await;
             }
         }
-        Ok(self.judge(status, wrong, &text))
+        let judged = self.judge(status, wrong, &text);
+        // hyper takes a stream that is reset without an error, or cancelled, for one that has ended.
+        let reset = |stream| connection.state.log.frames.was_reset(stream);
+        if judged.0 == Class::WrongBytes && self.is_short() && self.stream.is_some_and(reset) {
+            return Ok((Class::Reset, format!("the stream was reset: {}", judged.1)));
+        }
+        Ok(judged)
+    }
+
+    fn is_short(&self) -> bool {
+        let length = match self.ask.traffic.kind {
+            // A checksum is as long as any other.
+            Kind::Upload => summed(0, self.ask.length()).len() as u64,
+            _ => self.ask.length(),
+        };
+        self.body < length
     }
 
     fn judge(&self, status: StatusCode, wrong: Option<u64>, text: &[u8]) -> (Class, String) {
@@ -277,25 +316,24 @@ impl<'a> Seen<'a> {
         judged(wrong, self.body, self.ask.length())
     }
 
-    fn bytes_seen(&self, connection: Option<&Connection>) -> u64 {
-        match connection {
-            Some(connection) if self.stream.is_none() => connection.state.log.read.get() - self.read_before,
+    fn bytes_seen(&self, connection: &Connection) -> u64 {
+        match self.stream {
+            None => connection.state.log.read.get() - self.read_before,
             // Other streams' bytes are on the same wire: the head counts as one.
-            _ => u64::from(self.head) + self.body,
+            Some(_) => u64::from(self.head) + self.body,
         }
     }
 
-    fn outcome(&self, class: Class, peer: Peer, detail: String) -> Outcome {
+    fn outcome(&self, connection: &Connection, class: Class, peer: Peer, detail: String) -> Outcome {
         let bytes_out = if self.ask.traffic.kind == Kind::Upload { self.ask.length() } else { 0 };
-        let bytes_seen = self.bytes_seen(None);
+        let bytes_seen = self.bytes_seen(connection);
         Outcome { class, peer: Some(peer), bytes_seen, bytes_in: self.body, bytes_out, detail }
     }
 
     /// The answer did not come to its end.
     fn broken(&self, connection: &Connection, peer: Peer, error: &hyper::Error) -> Outcome {
-        let bytes_seen = self.bytes_seen(Some(connection));
-        let class = connection.state.class_of(error, self.stream, bytes_seen);
-        Outcome { bytes_seen, ..self.outcome(class, peer, describe(error)) }
+        let class = connection.state.class_of(error, self.stream, self.bytes_seen(connection));
+        self.outcome(connection, class, peer, describe(error))
     }
 }
 

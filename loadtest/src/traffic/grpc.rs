@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{Feed, Sent};
 use super::connection::{Connection, Slot, UnderWay, describe};
-use super::exchange::{Outcome, judged};
+use super::exchange::{Outcome, judged, unsent};
 use super::{AFTER_FAILURE, Context, InFlight};
 use crate::content;
 use crate::plan::{Plan, Step};
@@ -65,7 +65,18 @@ async fn call(
             }
         };
         let in_flight = InFlight::new(context, slot.kind(), Unit::Message, intended);
-        let echoed = call.echo(context, step).await;
+        let mut echoed = call.echo(context, step).await;
+        while call.unsent {
+            // As with a request: what has not begun is begun on another connection.
+            call = match restart(context, traffic, slot, &call).await {
+                Ok(call) => call,
+                Err(outcome) => {
+                    in_flight.ended(outcome.clone(), None);
+                    return outcome;
+                }
+            };
+            echoed = call.echo(context, step).await;
+        }
         let (outcome, broken) = match echoed {
             Ok(verdict) => (call.message(step, verdict), None),
             Err(broken) => (call.message(step, broken.clone()), Some(broken)),
@@ -91,13 +102,18 @@ struct Call {
     /// What has come of the message that is on its way.
     received: BytesMut,
     trailers: Option<HeaderMap>,
+    /// The connection was over before anything of the call was sent.
+    unsent: bool,
     bytes_in: u64,
     bytes_out: u64,
 }
 
+/// Whether nothing of the call was sent, and what happened.
+type NoHead = (bool, hyper::Error);
+
 enum Answer {
     /// The head has not come.
-    Awaited(std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Incoming>, hyper::Error>>>>),
+    Awaited(std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Incoming>, NoHead>>>>),
     Body(Incoming),
 }
 
@@ -107,9 +123,16 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
     loop {
         let connection = slot.get(context, deadline).await?;
         let peer = connection.peer();
-        if connection.ready().await.is_err() {
-            slot.gone(context, &connection);
-            continue;
+        match timeout_at(deadline, connection.ready()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => match unsent(context, slot, &connection, peer) {
+                Some(outcome) => return Err(outcome),
+                None => continue,
+            },
+            Err(_) => {
+                let detail = "the connection was not free in the time allowed".into();
+                return Err(Outcome::failed(Class::Timeout, Some(peer), detail));
+            }
         }
         let (feed, body) = Feed::new();
         let request = Request::builder()
@@ -123,7 +146,7 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
         let under_way = connection.begin(traffic.carrier());
         let sent = connection.send(request);
         let answer = Answer::Awaited(Box::pin(async move {
-            sent.await.map_err(hyper::client::conn::TrySendError::into_error)
+            sent.await.map_err(|mut error| (error.take_message().is_some(), error.into_error()))
         }));
         return Ok(Call {
             connection,
@@ -133,9 +156,23 @@ async fn begin(context: &Rc<Context>, traffic: &Traffic, slot: &Slot) -> Result<
             answer,
             received: BytesMut::new(),
             trailers: None,
+            unsent: false,
             bytes_in: 0,
             bytes_out: 0,
         });
+    }
+}
+
+/// Makes the request once more, if the connection had ended at rest before anything of it was sent.
+async fn restart(
+    context: &Rc<Context>,
+    traffic: &Traffic,
+    slot: &Slot,
+    call: &Call,
+) -> Result<Call, Outcome> {
+    match unsent(context, slot, &call.connection, call.peer) {
+        Some(outcome) => Err(outcome),
+        None => begin(context, traffic, slot).await,
     }
 }
 
@@ -203,7 +240,7 @@ impl Call {
             Ok(Ok(false)) => match self.status() {
                 Some(status) if status == "0" => (Class::Ok, String::new()),
                 Some(status) => (Class::WrongStatus, format!("grpc-status {status}")),
-                None => (Class::ClosedInAnswer, "the stream ended without a status".into()),
+                None => self.ended_early(),
             },
         }
     }
@@ -216,14 +253,28 @@ impl Call {
     fn ended_early(&self) -> Verdict {
         match self.status() {
             Some(status) => (Class::WrongStatus, format!("the call ended early with grpc-status {status}")),
-            None => (Class::ClosedInAnswer, "the stream ended early without a status".into()),
+            // hyper takes a stream that is reset without an error, or cancelled, for one that has ended.
+            None if self.was_reset() => (Class::Reset, "the stream was reset".into()),
+            None => (Class::ClosedInAnswer, "the stream ended without a status".into()),
         }
+    }
+
+    fn was_reset(&self) -> bool {
+        self.under_way.stream.is_some_and(|stream| self.connection.state.log.frames.was_reset(stream))
     }
 
     /// Waits for more of the answer: false if that was all.
     async fn more(&mut self) -> Result<bool, Verdict> {
         if let Answer::Awaited(head) = &mut self.answer {
-            let response = head.await.map_err(|error| self.broken(&error))?;
+            let response = match head.await {
+                Ok(response) => response,
+                Err((true, error)) => {
+                    self.unsent = true;
+                    return Err((Class::ClosedBeforeAnswer, describe(&error)));
+                }
+                Err((false, error)) => return Err(self.broken(&error)),
+            };
+            self.connection.state.served.set(true);
             let status = response.status();
             if status != StatusCode::OK {
                 return Err((Class::WrongStatus, status.to_string()));
@@ -257,10 +308,17 @@ impl Call {
         (class, describe(error))
     }
 
+    /// How the whole call went, if that is how its last part did.
     fn outcome(&self, (class, detail): Verdict) -> Outcome {
-        let Call { peer, bytes_in, .. } = self;
+        let head = u64::from(matches!(self.answer, Answer::Body(_)));
+        let bytes_seen = head + self.bytes_in + self.received.len() as u64;
+        let class = match class {
+            // Of the message. Of the call there was an answer.
+            Class::ClosedBeforeAnswer if bytes_seen > 0 => Class::ClosedInAnswer,
+            class => class,
+        };
         // Its messages have counted their bytes.
-        Outcome { class, peer: Some(*peer), bytes_seen: *bytes_in, bytes_in: 0, bytes_out: 0, detail }
+        Outcome { class, peer: Some(self.peer), bytes_seen, bytes_in: 0, bytes_out: 0, detail }
     }
 
     fn message(&self, step: Step, (class, detail): Verdict) -> Outcome {

@@ -1,8 +1,10 @@
-//! HTTP/2's frames as they pass: which streams the peer refused, and whether it said GOAWAY (RFC 9113, sections 4.1, 6.4
+//! HTTP/2's frames as they pass: which streams the peer reset, and whether it said GOAWAY (RFC 9113, sections 4.1, 6.4
 //! and 6.8).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
+const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const HEADER: usize = 9;
 
@@ -13,6 +15,8 @@ pub struct Frames {
     pub goaway: Cell<Option<u32>>,
     /// GOAWAYs seen.
     pub goaways: Cell<u32>,
+    /// Streams that were reset.
+    reset: RefCell<BTreeSet<u32>>,
     parser: RefCell<Parser>,
 }
 
@@ -47,7 +51,16 @@ impl Frames {
         }
     }
 
+    /// Whether the peer has reset a stream.
+    #[must_use]
+    pub fn was_reset(&self, stream: u32) -> bool {
+        self.reset.borrow().contains(&stream)
+    }
+
     fn frame(&self, head: &[u8]) {
+        if head[3] == RST_STREAM {
+            self.reset.borrow_mut().insert(u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]));
+        }
         if head[3] == GOAWAY && head.len() == HEADER + 8 {
             let last = u32::from_be_bytes([head[9] & 0x7f, head[10], head[11], head[12]]);
             self.goaway.set(Some(self.goaway.get().map_or(last, |before| before.min(last))));
@@ -93,7 +106,7 @@ mod tests {
             frame(4, 0, &[]),
             frame(0, 1, &[GOAWAY; 300]),
             frame(GOAWAY, 0, &goaway(0x7fff_ffff)),
-            frame(3, 1, &[0, 0, 0, 7]),
+            frame(RST_STREAM, 3, &[0, 0, 0, 7]),
             frame(GOAWAY, 0, &goaway(5)),
             frame(0, 1, &[1; 20]),
         ]
@@ -102,6 +115,7 @@ mod tests {
             let frames = Frames::default();
             all.chunks(size).for_each(|part| frames.read(part));
             assert_eq!((frames.goaways.get(), frames.goaway.get()), (2, Some(5)), "pieces of {size}");
+            assert_eq!([1, 3, 7].map(|stream| frames.was_reset(stream)), [false, true, false]);
         }
     }
 

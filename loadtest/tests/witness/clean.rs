@@ -27,7 +27,9 @@ fn every_kind_is_served_and_nothing_is_found() {
     assert!(failures.is_empty(), "{failures:#?}");
     for row in &rows {
         assert!(row.in_class(Class::Ok) >= 5, "{row:#?}");
-        assert_eq!(row.exchanges(), row.in_class(Class::Ok), "{row:#?}");
+        // On a machine that has no time for it, the load itself is late.
+        let judged = row.exchanges() - row.in_class(Class::Unfinished);
+        assert_eq!(judged, row.in_class(Class::Ok), "{row:#?}");
         assert_eq!(row.disturbances(), 0, "{row:#?}");
         let connections = &row.connections;
         assert_eq!(connections.attempted, connections.closed, "{row:#?}");
@@ -64,5 +66,23 @@ fn a_connection_that_is_never_made_is_counted_as_such() {
             "{kind}: {total:#?}"
         );
         assert_eq!(total.in_class(Class::Timeout), total.exchanges(), "{kind}: {total:#?}");
+    }
+}
+
+/// The threads' counts were taken before the connections that had been let go were over: of thousands, half were counted
+/// as never closed.
+#[test]
+fn every_connection_is_counted_to_its_end() {
+    let server = Server::start();
+    for kind in ["http1", "http2", "grpc", "websocket"] {
+        let text = format!(
+            "duration = \"500ms\"\n[[traffic]]\nkind = \"{kind}\"\nconnections = 100\nbytes = [100, 100]"
+        );
+        let scenario = Scenario::parse(&text).unwrap();
+        let ran = apply(&scenario, &server.aim());
+        let (_, total) = rows(&ran.sum, &scenario);
+        let connections = &total.connections;
+        assert!(connections.attempted >= 100, "{kind}: {total:#?}");
+        assert_eq!(connections.attempted, connections.closed, "{kind}: {total:#?}");
     }
 }

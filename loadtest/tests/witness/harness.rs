@@ -7,11 +7,11 @@ use std::thread;
 use loadtest::generator::Aim;
 use loadtest::now::Now;
 use loadtest::recorder::Sum;
-use loadtest::results::KindRow;
+use loadtest::results::{Deed, KindRow};
 use loadtest::run::{Ran, run};
 use loadtest::scenario::Scenario;
 use loadtest::stage::certificate::Certificate;
-use loadtest::traffic::Targets;
+use loadtest::traffic::{Order, Targets};
 use loadtest::upstream::{Identity, Ready, Upstream};
 use rustls::RootCertStore;
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 pub(crate) struct Server {
     pub(crate) ready: Ready,
     pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) certificate: Certificate,
     _folder: TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -34,7 +35,7 @@ impl Server {
         let folder = TempDir::new().unwrap();
         let certificate = Certificate::create(folder.path(), "localhost").unwrap();
         let roots = Arc::new(certificate.roots());
-        let identity = Identity { chain: certificate.chain, key: certificate.key };
+        let identity = Identity { chain: certificate.chain.clone(), key: certificate.key.clone() };
         let (say, ready) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
@@ -49,7 +50,7 @@ impl Server {
             });
         });
         let ready = ready.recv().unwrap();
-        Server { ready, roots, _folder: folder, stop: Some(stop), thread: Some(thread) }
+        Server { ready, roots, certificate, _folder: folder, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn aim(&self) -> Aim {
@@ -71,15 +72,30 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     LocalSet::new().block_on(&runtime, future)
 }
 
+/// Waits until the load has ended.
+pub(crate) async fn over(mut orders: watch::Receiver<Order>) {
+    drop(orders.wait_for(|order| *order != Order::Go).await);
+}
+
 /// Applies a scenario that nobody disturbs.
 pub(crate) fn apply(scenario: &Scenario, aim: &Aim) -> Ran {
     let (_interrupt, interrupted) = watch::channel(0);
-    let nobody = |_now: Now, over: oneshot::Receiver<()>| async move {
-        drop(over.await);
+    let nobody = |_now: Now, orders: watch::Receiver<Order>| async move {
+        over(orders).await;
         Vec::new()
     };
-    let ran =
-        block_on(async { run(scenario, aim, Now::new(Instant::now()), nobody, interrupted, |_| ()).await });
+    apply_to(scenario, aim, nobody, interrupted)
+}
+
+/// Applies a scenario, while somebody disturbs, until it is over or interrupted.
+pub(crate) fn apply_to<D: Future<Output = Vec<Deed>>>(
+    scenario: &Scenario,
+    aim: &Aim,
+    disturb: impl FnOnce(Now, watch::Receiver<Order>) -> D,
+    interrupted: watch::Receiver<u32>,
+) -> Ran {
+    let now = Now::new(Instant::now());
+    let ran = block_on(async { run(scenario, aim, now, disturb, interrupted, |_| ()).await });
     assert_eq!(ran.troubles, Vec::<String>::new());
     ran
 }
