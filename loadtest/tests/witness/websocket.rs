@@ -41,7 +41,8 @@ fn a_fault_in_a_message_is_found_once_and_in_its_class() {
     for kind in KINDS {
         for &(name, tamper, class, ends) in MESSAGES {
             let plan = Plan::one(What::Message, THREE, How::Bytes(tamper), 15);
-            let more = "connections = 1\nmessages = 50\nbytes = [100, 4000]";
+            // One WebSocket for all, however late the run is to end.
+            let more = "connections = 1\nmessages = 100000\nbytes = [100, 4000]";
             let found = found(&format!("{kind}: {name}"), &server, &scenario(kind, more), plan);
             found.all_planted(Unit::Message, class, THREE.len());
             let lost = if ends { THREE.len() as u64 } else { 0 };
