@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use compare::Compare;
-use load::{Load, for_others};
+use load::{Load, for_others, for_ours};
 use output::{Output, print};
 use screen::Screen;
 
@@ -93,15 +93,16 @@ struct Run {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A proxy that runs already")]
+#[command(group = clap::ArgGroup::new("at").multiple(true))]
 struct Target {
     /// Its address without TLS, host:port
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, group = "at")]
     plain: Option<SocketAddr>,
     /// Its address with TLS, host:port
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, group = "at")]
     tls: Option<SocketAddr>,
     /// The name that requests carry and its certificate must have
-    #[arg(long, value_name = "HOST", default_value = "localhost")]
+    #[arg(long, value_name = "HOST", default_value = "localhost", requires = "at")]
     name: String,
     /// Who must have issued its certificate, PEM; by default those whom this system believes
     #[arg(long, value_name = "FILE", requires = "tls")]
@@ -146,7 +147,9 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         None => run(&cli.run),
-        Some(Command::Scenario { load }) => load.scenario().map(|scenario| print(&scenario.to_toml())),
+        Some(Command::Scenario { load }) => {
+            load.scenario().and_then(|scenario| print(&scenario.to_toml())).map(|()| Exit::Passed)
+        }
         Some(Command::Compare(compare)) => compare.run(),
         Some(Command::Upstream { plain, tls, chain, key }) => upstream(plain, tls, chain, key),
     };
@@ -169,12 +172,15 @@ fn run(options: &Run) -> Result<Exit, String> {
     let target = &options.target;
     let results = if target.plain.is_some() || target.tls.is_some() {
         for_others(&scenario)?;
+        options.output.prepare()?;
         let targets = Targets { plain: target.plain, tls: target.tls, name: target.name.clone() };
         let aim = Aim { targets, roots: Arc::new(roots(target.ca.as_deref())?) };
         witnessed(&scenario, options.output.quiet, async |witnessed| {
             trial::theirs(&scenario, &aim, witnessed).await
         })
     } else {
+        for_ours(&scenario)?;
+        options.output.prepare()?;
         let ours = options.own.ours(options.own.choice()?, WORKERS);
         witnessed(&scenario, options.output.quiet, async |witnessed| {
             trial::ours(&scenario, &ours, witnessed).await
@@ -289,7 +295,7 @@ fn upstream(
         let upstream = Upstream::bind(plain, tls).await.map_err(|error| error.to_string())?;
         let ready = upstream.ready().map_err(|error| format!("where does it listen? {error}"))?;
         let ready = serde_json::to_string(&ready).map_err(|error| error.to_string())?;
-        print(&format!("{ready}\n"));
+        print(&format!("{ready}\n"))?;
         tokio::select! {
             () = upstream.serve() => {}
             _ = interrupted.changed() => {}

@@ -17,34 +17,39 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::now::{Moment, Now};
 use crate::results::{Band, Deed, DeedKind};
-use crate::scenario::{Disturb, Scenario, Victim};
+use crate::scenario::{Disturb, Scenario, Turn, Victim};
 use crate::stage::processes;
 use crate::traffic::Order;
 use crate::ways::{Outcome, Verdict};
 use crate::witness::Phase;
 pub use subject::Subject;
-use subject::{Changes, extra_is_as_configured, plant, recovered};
-use under_way::{UnderWay, Usual};
+use subject::{Changes, Heard, extra_is_as_configured, plant, recovered};
+use under_way::UnderWay;
 
 /// How often it is looked whether old processes are gone.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a process takes to start, before one has: not longer than any does.
+const FIRST: Duration = Duration::from_millis(10);
+
 /// Does what the scenario says until the orders are to end; then finishes what is under way, or drops it at the order
-/// to stop at once. Gives what was done, in order.
+/// to stop at once: if somebody wants the end (`interrupted` is above 0), what was cut off is nobody's fault. Gives what
+/// was done, in order.
 pub async fn disturb(
     scenario: &Scenario,
     mut subject: Subject<'_>,
     now: Now,
     mut orders: watch::Receiver<Order>,
+    interrupted: watch::Receiver<u32>,
 ) -> Vec<Deed> {
     let plan = &scenario.disturb;
-    let mut disturber = Disturber::new(scenario, now);
+    let mut disturber = Disturber::new(scenario, now, interrupted);
     let mut due = disturber.now.begun() + plan.first;
     let end = disturber.now.begun() + scenario.duration;
+    let most = plan.due(scenario.duration);
     let mut number = 0;
-    let more = |number| !plan.every.is_zero() && (plan.upgrades == 0 || number < plan.upgrades);
     // One that begins when the load ends would be seen by nobody.
-    while more(number) && due < end && disturber.watch_until(Some(due), &mut orders).await {
+    while number < most && due < end && disturber.watch_until(Some(due), &mut orders).await {
         number += 1;
         disturber.upgrade(number, &mut subject, &mut orders).await;
         // What is late is not made up for.
@@ -64,9 +69,12 @@ struct Disturber<'a> {
     random: fastrand::Rng,
     /// Since when the process that serves has accepted.
     accepts_since: Instant,
-    usual: Usual,
+    /// How long the last new process took to start.
+    starting: Duration,
     bad: usize,
     changes: Changes,
+    /// Above 0 if somebody wants the end.
+    interrupted: watch::Receiver<u32>,
 }
 
 /// Processes that finish what they have.
@@ -83,7 +91,7 @@ enum Left {
 }
 
 impl<'a> Disturber<'a> {
-    fn new(scenario: &'a Scenario, now: Now) -> Disturber<'a> {
+    fn new(scenario: &'a Scenario, now: Now, interrupted: watch::Receiver<u32>) -> Disturber<'a> {
         Disturber {
             plan: &scenario.disturb,
             moment: now.moment(),
@@ -93,9 +101,10 @@ impl<'a> Disturber<'a> {
             draining: Vec::new(),
             // Apart from what the users draw from the same seed.
             random: fastrand::Rng::with_seed(scenario.seed ^ 0x6469_7374_7572_6221),
-            usual: Usual::default(),
+            starting: FIRST,
             bad: 0,
             changes: Changes::default(),
+            interrupted,
         }
     }
 
@@ -149,6 +158,7 @@ impl<'a> Disturber<'a> {
             deed: kind,
             detail: String::new(),
             as_expected: false,
+            told: true,
             at: self.now.seconds(at),
             phases: Vec::new(),
         };
@@ -156,9 +166,8 @@ impl<'a> Disturber<'a> {
             Ok(words) => words,
             Err(error) => return self.deeds.push(Deed { detail: error, ..deed }),
         };
-        let members = subject.members();
-        let mut under_way = UnderWay::new(deed, at, members, self.accepts_since);
-        under_way.plan_kill(&mut self.random, self.usual);
+        let mut under_way = UnderWay::new(deed, at, subject.mortals(), self.accepts_since);
+        under_way.plan_kill(&mut self.random, self.starting);
         self.moment.upgrade = number;
         self.enter(Phase::Starting);
 
@@ -170,28 +179,33 @@ impl<'a> Disturber<'a> {
             loop {
                 tokio::select! {
                     biased;
-                    Some((at, what)) = heard.recv() => {
-                        if let Some(phase) = under_way.hear(at, what, &self.now) {
-                            self.moment.ready += u32::from(phase == Phase::Probation);
-                            self.enter(phase);
-                        }
-                    }
+                    Some((at, what)) = heard.recv() => self.hear(&mut under_way, at, what),
                     _ = orders.wait_for(|order| *order == Order::Cut) => break None,
-                    () = sleep_until(under_way.kill_at()), if under_way.kills() => under_way.kill(&self.now),
                     ended = &mut upgrade => break Some(ended),
+                    () = sleep_until(under_way.kill_at().unwrap_or_else(Instant::now)),
+                        if under_way.kill_at().is_some() => under_way.kill(&self.now),
                     _ = looks.tick() => self.look(),
                 }
             }
         };
+        // What was told together with the end.
+        while let Ok((at, what)) = heard.try_recv() {
+            self.hear(&mut under_way, at, what);
+        }
         let Some((outcome, old)) = ended else {
             let deed = under_way.end(&self.now, Instant::now());
-            return self.deeds.push(Deed {
-                detail: "cut off in the middle".into(),
-                as_expected: true,
-                ..deed
-            });
+            let as_expected = *self.interrupted.borrow() > 0;
+            let detail = "cut off in the middle: it was not over in time".into();
+            return self.deeds.push(Deed { detail, as_expected, ..deed });
         };
-        self.conclude(under_way, outcome, old, words, subject).await;
+        self.conclude(under_way, outcome, old, words, subject, orders).await;
+    }
+
+    fn hear(&mut self, under_way: &mut UnderWay, at: Instant, heard: Heard) {
+        if let Some(phase) = under_way.hear(at, heard, &self.now) {
+            self.moment.ready += u32::from(phase == Phase::Probation);
+            self.enter(phase);
+        }
     }
 
     /// What kind of deed it is the turn of, and the first step of it: what is special about it, in words.
@@ -200,28 +214,28 @@ impl<'a> Disturber<'a> {
         number: u32,
         subject: &mut Subject<'_>,
     ) -> (DeedKind, Result<&'static str, String>) {
-        let turn = |every: u32| every > 0 && number.is_multiple_of(every);
         let missing = || Err("there is no exuvia that was started here".to_owned());
-        if turn(self.plan.bad_every) {
-            self.bad += 1;
-            let planted = subject.exuvia().map_or_else(missing, |exuvia| plant(exuvia, self.bad - 1));
-            return (DeedKind::BadUpgrade, planted);
+        match self.plan.turn(number) {
+            Turn::Bad => {
+                self.bad += 1;
+                let planted = subject.exuvia().map_or_else(missing, |exuvia| plant(exuvia, self.bad - 1));
+                (DeedKind::BadUpgrade, planted)
+            }
+            Turn::Kill => {
+                let old = match self.plan.kill {
+                    Victim::New => false,
+                    Victim::Old => true,
+                    Victim::Either => self.random.bool(),
+                };
+                let kind = if old { DeedKind::KillOld } else { DeedKind::KillNew };
+                (kind, subject.exuvia().map_or_else(missing, |_| Ok("")))
+            }
+            Turn::Change => {
+                let changes = &mut self.changes;
+                (DeedKind::Change, subject.exuvia().map_or_else(missing, |exuvia| changes.next(exuvia)))
+            }
+            Turn::Upgrade => (DeedKind::Upgrade, Ok("")),
         }
-        if turn(self.plan.kill_every) {
-            let old = match self.plan.kill {
-                Victim::New => false,
-                Victim::Old => true,
-                Victim::Either => self.random.bool(),
-            };
-            let kind = if old { DeedKind::KillOld } else { DeedKind::KillNew };
-            return (kind, subject.exuvia().map_or_else(missing, |_| Ok("")));
-        }
-        if turn(self.plan.change_every) {
-            let changes = &mut self.changes;
-            let changed = subject.exuvia().map_or_else(missing, |exuvia| changes.next(exuvia));
-            return (DeedKind::Change, changed);
-        }
-        (DeedKind::Upgrade, Ok(""))
     }
 
     /// Judges an upgrade that has ended, and says what follows it.
@@ -232,15 +246,17 @@ impl<'a> Disturber<'a> {
         old: Vec<Pid>,
         words: &str,
         subject: &mut Subject<'_>,
+        orders: &mut watch::Receiver<Order>,
     ) {
         let at = Instant::now();
-        let good = outcome.verdict != Verdict::Bad;
+        let good = matches!(outcome.verdict, Verdict::Good | Verdict::Unknown);
+        under_way.deed.told = outcome.verdict != Verdict::Unknown;
         let mut details = vec![words.to_owned(), outcome.detail];
         let mut as_expected = match under_way.deed.deed {
             DeedKind::BadUpgrade => {
                 let restored = subject.exuvia().map_or(Ok(()), |exuvia| exuvia.restore());
                 details.extend(restored.as_ref().err().map(ToString::to_string));
-                outcome.verdict == Verdict::Bad && restored.is_ok()
+                outcome.verdict == Verdict::Failed && restored.is_ok()
             }
             DeedKind::Change => {
                 let there = match subject.exuvia() {
@@ -262,7 +278,12 @@ impl<'a> Disturber<'a> {
             match (under_way.killed(), subject.exuvia()) {
                 (Some((pid, phase)), Some(exuvia)) => {
                     details.push(format!("{pid} was killed while {}", phase.label()));
-                    as_expected = recovered(&exuvia.socket(), pid).await;
+                    let socket = exuvia.socket();
+                    as_expected = tokio::select! {
+                        recovered = recovered(&socket, pid) => recovered,
+                        // Not known, then, and nobody's fault if somebody wants the end.
+                        _ = orders.wait_for(|order| *order == Order::Cut) => *self.interrupted.borrow() > 0,
+                    };
                     if !as_expected {
                         details.push("nobody serves in its place".into());
                     }
@@ -283,7 +304,7 @@ impl<'a> Disturber<'a> {
                 self.moment.ready += 1;
             }
             if good {
-                self.usual = under_way.usual(at);
+                self.starting = under_way.starting();
             }
         } else if ready.is_some() {
             // The old one accepts again, and what is connected from now on is its.
@@ -304,9 +325,9 @@ impl<'a> Disturber<'a> {
 
     /// Kills an old process that has not much time left.
     async fn kill_in_the_drain(&mut self, under_way: &mut UnderWay, old: &[Pid]) {
-        while under_way.kills() && old.iter().any(|pid| processes::is_alive(*pid)) {
-            sleep_until(under_way.kill_at().min(Instant::now() + LOOK)).await;
-            if Instant::now() >= under_way.kill_at() {
+        while let Some(at) = under_way.kill_at().filter(|_| old.iter().any(|pid| processes::is_alive(*pid))) {
+            sleep_until(at.min(Instant::now() + LOOK)).await;
+            if Instant::now() >= at {
                 under_way.kill(&self.now);
             }
         }

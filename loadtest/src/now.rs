@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::witness::{Class, Phase};
 
-/// How long after a SIGKILL its process may still have answered, and its connections not yet be known as ended.
+/// How long after a SIGKILL was sent its process may still have accepted and answered.
 const DYING: Duration = Duration::from_millis(50);
 
 /// How long after a SIGKILL a client may find out.
@@ -37,13 +37,15 @@ pub struct Moment {
 
 /// A process that was killed on purpose, and the connections that were inside it.
 #[derive(Clone, Copy, Debug)]
-pub struct Kill {
+struct Kill {
     /// Just before SIGKILL was sent.
-    pub at: Instant,
+    at: Instant,
+    /// When it was dead.
+    dead: Instant,
     /// Connections made before this were not its.
-    pub accepted_from: Instant,
+    accepted_from: Instant,
     /// Connections made after this were not its.
-    pub accepted_to: Instant,
+    accepted_to: Instant,
 }
 
 impl Now {
@@ -100,9 +102,22 @@ impl Now {
         self.moment.store(word, Ordering::Relaxed);
     }
 
-    /// Says that a process is about to be killed.
-    pub fn kill(&self, kill: Kill) {
-        self.kills.lock().unwrap_or_else(PoisonError::into_inner).push(kill);
+    /// Kills a process by `kill`, and knows from then on what was inside: connections made from `accepted_from` to
+    /// `accepted_to`, or to its death. Whatever ends meanwhile is judged when that is known. Whether it was killed.
+    pub fn kill(
+        &self,
+        accepted_from: Instant,
+        accepted_to: Option<Instant>,
+        kill: impl FnOnce() -> bool,
+    ) -> bool {
+        let mut kills = self.kills.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = Instant::now();
+        let killed = kill();
+        if killed {
+            let dead = Instant::now() + DYING;
+            kills.push(Kill { at, dead, accepted_from, accepted_to: accepted_to.unwrap_or(dead) });
+        }
+        killed
     }
 
     /// Whether an exchange was inside a process that was killed on purpose: it was under way on a connection which that
@@ -115,7 +130,7 @@ impl Now {
         let kills = self.kills.lock().unwrap_or_else(PoisonError::into_inner);
         kills.iter().any(|kill| {
             let inside = connected >= kill.accepted_from && connected <= kill.accepted_to;
-            inside && from <= kill.at + DYING && to >= kill.at && to <= kill.at + FOUND_OUT
+            inside && from <= kill.dead && to >= kill.at && to <= kill.dead + FOUND_OUT
         })
     }
 }
@@ -140,7 +155,10 @@ mod tests {
         let at = |millis| begun + Duration::from_millis(millis);
         let now = Now::new(begun);
         assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
-        now.kill(Kill { at: at(1000), accepted_from: at(500), accepted_to: at(1050) });
+        assert!(!now.kill(begun, None, || false), "nobody was killed");
+        assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
+        let kill = Kill { at: at(1000), dead: at(1050), accepted_from: at(500), accepted_to: at(1050) };
+        now.kills.lock().unwrap().push(kill);
         assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
         let not_its = now.excused(Class::Reset, Some(at(400)), at(900), at(1001));
         let over_before = now.excused(Class::Reset, Some(at(600)), at(900), at(999));

@@ -40,13 +40,10 @@ pub enum Error {
         option: &'static str,
     },
     /// The witness cannot connect as it is set up.
-    #[error("{0}")]
+    #[error("TLS cannot be used: {0}; give another --name or --ca")]
     Setup(String),
     /// Nobody answers as expected.
-    #[error(
-        "the proxy at {target} does not lead to the upstream of exuvia-loadtest: {cause}; start it with \
-         `exuvia-loadtest upstream` and have the proxy send everything there"
-    )]
+    #[error("the proxy at {target} does not lead to the upstream of exuvia-loadtest: {cause}")]
     Answer {
         /// Who was asked.
         target: String,

@@ -150,7 +150,8 @@ fn verdict(results: &Results) -> Verdict {
         (true, false) => "passed",
         (false, false) => "interrupted",
     };
-    let reasons = results.verdict.reasons.iter().map(|reason| plain(reason)).collect();
+    let verdict = &results.verdict;
+    let reasons = verdict.reasons.iter().chain(&verdict.remarks).map(|reason| plain(reason)).collect();
     Verdict { state, word: word.to_owned(), sentence: rest.to_owned(), reasons }
 }
 

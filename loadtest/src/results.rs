@@ -54,6 +54,8 @@ pub struct Verdict {
     pub failures_with_retry: u64,
     /// Why it did not pass, a sentence each.
     pub reasons: Vec<String>,
+    /// What is to be known beside the verdict, a sentence each.
+    pub remarks: Vec<String>,
     /// Whether it was ended before its time.
     pub interrupted: bool,
 }
@@ -203,8 +205,10 @@ pub struct Deed {
     pub deed: DeedKind,
     /// In words: by which way, which generation.
     pub detail: String,
-    /// Whether it went as it should: a good upgrade committed, a bad one refused by the proxy.
+    /// Whether it went as it should: a good upgrade committed, a bad one failed and nothing changed.
     pub as_expected: bool,
+    /// Whether anything told how it went. After a signal that leaves the process id as it was, nothing does.
+    pub told: bool,
     /// When it began.
     pub at: f64,
     /// The phases that followed, in order, each with its beginning and end.
@@ -217,7 +221,7 @@ pub struct Deed {
 pub enum DeedKind {
     /// An upgrade to a good program.
     Upgrade,
-    /// An upgrade to a program that crashes.
+    /// An upgrade to a program that cannot serve.
     BadUpgrade,
     /// SIGKILL to the new process.
     KillNew,

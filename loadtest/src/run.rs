@@ -125,7 +125,7 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
                 patience = patience.min(Instant::now() + PATIENCE);
                 orders.send_replace(if wishes > 1 { Order::Cut } else { Order::End });
             }
-            () = sleep_until(patience), if generating => {
+            () = sleep_until(patience) => {
                 patience += Duration::from_secs(86_400);
                 orders.send_replace(Order::Cut);
             }

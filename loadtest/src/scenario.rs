@@ -181,18 +181,61 @@ pub struct Disturb {
     pub upgrades: u32,
     /// How an upgrade is asked for.
     pub by: Way,
-    /// Each so-manieth upgrade is to a program that crashes; 0: none.
+    /// Each so-manieth upgrade is to a program that cannot serve; 0: none.
     pub bad_every: u32,
-    /// At each so-manieth upgrade a process is killed with SIGKILL; 0: never.
+    /// At each so-manieth upgrade, if it is no bad one, a process is killed with SIGKILL; 0: never.
     pub kill_every: u32,
     /// Which.
     pub kill: Victim,
-    /// Each so-manieth upgrade comes with another configuration: a listener more or less, other numbers of workers;
-    /// 0: none.
+    /// Each so-manieth upgrade, if it is neither, comes with another configuration: a listener more or less, a worker
+    /// more or less; 0: none.
     pub change_every: u32,
     /// Where nothing tells when the old process is gone: how long after the upgrade it counts as draining.
     #[serde(with = "text::duration")]
     pub settle: Duration,
+}
+
+impl Disturb {
+    /// Whose turn the upgrade of this number is, counted from 1.
+    #[must_use]
+    pub fn turn(&self, number: u32) -> Turn {
+        let is = |every: u32| every > 0 && number.is_multiple_of(every);
+        if is(self.bad_every) {
+            Turn::Bad
+        } else if is(self.kill_every) {
+            Turn::Kill
+        } else if is(self.change_every) {
+            Turn::Change
+        } else {
+            Turn::Upgrade
+        }
+    }
+
+    /// How many upgrades are due in a run that lasts so long.
+    #[must_use]
+    pub fn due(&self, duration: Duration) -> u32 {
+        let room = duration.saturating_sub(self.first);
+        if self.every.is_zero() || room.is_zero() {
+            return 0;
+        }
+        // One that is due at the end is none.
+        let fit = (room.as_nanos() - 1) / self.every.as_nanos() + 1;
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX);
+        if self.upgrades == 0 { fit } else { fit.min(self.upgrades) }
+    }
+}
+
+/// What an upgrade is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing but an upgrade.
+    Upgrade,
+    /// One to a program that cannot serve.
+    Bad,
+    /// One in which a process is killed.
+    Kill,
+    /// One with another configuration.
+    Change,
 }
 
 /// How an upgrade is asked for.

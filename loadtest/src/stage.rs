@@ -175,7 +175,7 @@ impl Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Choice::Exuvia(_) => "exuvia",
-            Choice::Nginx(nginx::By::Reload) => "nginx",
+            Choice::Nginx(nginx::By::Reload) => "nginx-reload",
             Choice::Nginx(nginx::By::Binary) => "nginx-binary",
             Choice::Haproxy => "haproxy",
         })

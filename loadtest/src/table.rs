@@ -33,7 +33,7 @@ const DETAIL: usize = 100;
 pub fn terminal(results: &Results) -> String {
     let mut out = sentence(results);
     out.push('\n');
-    for reason in &results.verdict.reasons {
+    for reason in results.verdict.reasons.iter().chain(&results.verdict.remarks) {
         line(&mut out, format_args!("  - {}", plain(reason)));
     }
     add(&mut out, &grid::kinds(results));

@@ -41,8 +41,21 @@ pub enum Error {
     #[error(transparent)]
     Stage(#[from] stage::Error),
     /// The proxy does not answer as it should.
+    #[error(
+        "{0}; start `exuvia-loadtest upstream` on a host that the proxy reaches, and have it send everything there"
+    )]
+    Probe(probe::Error),
+    /// There is nothing to ask.
     #[error(transparent)]
-    Probe(#[from] probe::Error),
+    Target(probe::Error),
+    /// The proxy that was started here does not answer as it should.
+    #[error("{cause}. Its last words:\n{log}")]
+    OursDoesNotServe {
+        /// What came instead of an answer.
+        cause: probe::Error,
+        /// The last lines of its log.
+        log: String,
+    },
     /// It was ended before there was any load.
     #[error("interrupted before there was any load")]
     Interrupted,
@@ -94,11 +107,19 @@ pub async fn ours(scenario: &Scenario, ours: &Ours, mut witnessed: Witnessed<'_>
         sampler.watch(name, move || members.list());
     }
     let surroundings = surroundings(scenario, proxy.running().describe(), &aim);
-    let results =
+    let mut results =
         apply(scenario, &aim, Subject::Ours(&mut proxy), sampler, surroundings, &mut witnessed).await;
     (witnessed.step)("ending the processes");
-    proxy.stop().await;
-    upstream.terminate(Signal::SIGTERM, UPSTREAM).await;
+    let end = async {
+        let killed = proxy.stop().await;
+        upstream.terminate(Signal::SIGTERM, UPSTREAM).await;
+        killed.len()
+    };
+    tokio::select! {
+        killed = end => verdict::overstayed(&mut results, ours.drain_timeout, killed),
+        // At once, then: what is dropped is killed.
+        Ok(_) = wish.wait_for(|wishes| *wishes > 1) => {}
+    }
     drop(folder);
     Ok(results)
 }
@@ -114,7 +135,10 @@ pub async fn theirs(scenario: &Scenario, aim: &Aim, mut witnessed: Witnessed<'_>
     tokio::select! {
         biased;
         Ok(_) = wish.wait_for(|wishes| *wishes > 0) => return Err(Error::Interrupted),
-        answered = probe(scenario, aim) => answered?,
+        answered = probe(scenario, aim) => answered.map_err(|error| match error {
+            error @ probe::Error::Answer { .. } => Error::Probe(error),
+            error => Error::Target(error),
+        })?,
     }
     let sampler = sampler(scenario);
     let surroundings = surroundings(scenario, "", aim);
@@ -154,7 +178,9 @@ impl Staged {
         let at = proxy.running().targets();
         let targets = Targets { plain: Some(at.plain), tls: Some(at.tls), name: NAME.into() };
         let aim = Aim { targets, roots: Arc::new(setup.certificate.roots()) };
-        probe(scenario, &aim).await?;
+        if let Err(cause) = probe(scenario, &aim).await {
+            return Err(Error::OursDoesNotServe { cause, log: proxy.running().group().log_end() });
+        }
         Ok(Staged { proxy, upstream: group, aim, folder })
     }
 }
@@ -202,7 +228,8 @@ async fn apply(
         measured.look(tick.load);
         (witnessed.tick)(tick, &now);
     };
-    let disturbed = |now, orders| disturb(scenario, subject, now, orders);
+    let interrupted = witnessed.interrupted.clone();
+    let disturbed = |now, orders| disturb(scenario, subject, now, orders, interrupted);
     let ran = run(scenario, aim, now.clone(), disturbed, witnessed.interrupted.clone(), tick).await;
     let started = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     verdict::results(ran, scenario, started, surroundings, measured.finish())

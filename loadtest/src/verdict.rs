@@ -3,11 +3,16 @@
 //! A run has passed when nothing failed **and** everything was done that it was to be: a kind of traffic of which
 //! nothing came through, or an upgrade that was never asked for, proves nothing.
 
+use std::time::Duration;
+
 use crate::results::{Deed, DeedKind, KindRow, Results, SCHEMA, Surroundings, Usage, Verdict};
 use crate::run::Ran;
 use crate::scenario::Scenario;
 use crate::table::text::{count, counted, deed, plain};
-use crate::witness::Class;
+use crate::witness::{Class, Phase};
+
+/// How much longer than it may an old process may take to be gone: a busy machine is slow to notice.
+const MARGIN: Duration = Duration::from_secs(3);
 
 /// Makes results of a run, with its verdict.
 #[must_use]
@@ -39,6 +44,7 @@ pub fn results(
         excused: total.excused,
         failures_with_retry,
         reasons,
+        remarks: untold(&ran.deeds).into_iter().collect(),
         interrupted: ran.interrupted,
     };
     Results {
@@ -91,11 +97,13 @@ fn undone(reasons: &mut Vec<String>, scenario: &Scenario, deeds: &[Deed], interr
         return;
     }
     let done = u32::try_from(deeds.len()).unwrap_or(u32::MAX);
-    if done < plan.upgrades || done == 0 {
+    let due = plan.due(scenario.duration);
+    // So many are due; where their number is not named, some may be late.
+    if done == 0 || done < plan.upgrades || done < due / 2 {
         reasons.push(format!(
-            "{} of {} were begun: there was no time for more",
+            "{} of {} were begun: each takes longer than the time between two",
             count(u64::from(done)),
-            counted(u64::from(plan.upgrades.max(1)), "upgrade")
+            counted(u64::from(due), "upgrade")
         ));
     }
     let turns = [
@@ -108,6 +116,42 @@ fn undone(reasons: &mut Vec<String>, scenario: &Scenario, deeds: &[Deed], interr
             reasons.push(format!("{reason}, though it was asked for"));
         }
     }
+}
+
+/// Of how many upgrades nothing told how they went.
+fn untold(deeds: &[Deed]) -> Option<String> {
+    let number = deeds.iter().filter(|deed| !deed.told).count() as u64;
+    (number > 0).then(|| {
+        format!(
+            "of {} out of {} nothing told whether they were done: after a signal, see the proxy's log",
+            count(number),
+            counted(deeds.len() as u64, "upgrade")
+        )
+    })
+}
+
+/// Takes a run of a proxy that was started here as failed if one of its processes did not end when it should: one that
+/// drained for longer than it may, or that did not end when it was told to.
+pub fn overstayed(results: &mut Results, drain_timeout: Duration, killed: usize) {
+    let most = (drain_timeout + MARGIN).as_secs_f64();
+    let bands = results.disturbers.iter().flat_map(|deed| &deed.phases);
+    let late = bands.filter(|band| band.phase == Phase::Draining && band.to - band.from > most).count();
+    let reasons = &mut results.verdict.reasons;
+    if late > 0 {
+        reasons.push(format!(
+            "after {} an old process drained for longer than {}",
+            counted(late as u64, "upgrade"),
+            humantime::format_duration(drain_timeout)
+        ));
+    }
+    if killed > 0 {
+        reasons.push(format!("{} did not end when told to, and had to be killed", processes(killed)));
+    }
+    results.verdict.passed = reasons.is_empty();
+}
+
+fn processes(number: usize) -> String {
+    if number == 1 { "1 process".to_owned() } else { format!("{} processes", count(number as u64)) }
 }
 
 /// Of which traffic nothing can be said.
@@ -134,6 +178,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::recorder::Sum;
+    use crate::results::Band;
     use crate::witness::Unit;
 
     fn row(counts: &[(Class, u64)]) -> KindRow {
@@ -141,8 +187,19 @@ mod tests {
         KindRow { kind: "http1".into(), exchanges, ..KindRow::default() }
     }
 
+    fn ran() -> Ran {
+        Ran {
+            sum: Sum::default(),
+            deeds: Vec::new(),
+            seconds: 30.0,
+            interrupted: false,
+            troubles: Vec::new(),
+            slice: Duration::from_millis(100),
+        }
+    }
+
     fn done(kind: DeedKind, as_expected: bool) -> Deed {
-        Deed { deed: kind, detail: "refused".into(), as_expected, at: 2.0, phases: Vec::new() }
+        Deed { deed: kind, detail: "refused".into(), as_expected, told: true, at: 2.0, phases: Vec::new() }
     }
 
     fn scenario(disturb: &str) -> Scenario {
@@ -165,18 +222,19 @@ mod tests {
         let upgrades = |number, as_expected| vec![done(DeedKind::Upgrade, as_expected); number];
         let cases = [
             ("every = \"1s\"\nupgrades = 3", upgrades(3, true), &[][..]),
-            ("every = \"1s\"", upgrades(1, true), &[]),
+            ("every = \"1s\"", upgrades(20, true), &[]),
             ("", Vec::new(), &[]),
-            ("every = \"1s\"", Vec::new(), &["0 of 1 upgrade were begun"]),
+            ("every = \"1s\"", Vec::new(), &["0 of 29 upgrades were begun"]),
+            ("every = \"1s\"", upgrades(13, true), &["13 of 29 upgrades were begun"]),
             ("every = \"1s\"\nupgrades = 3", upgrades(2, true), &["2 of 3 upgrades were begun"]),
             (
-                "every = \"1s\"",
+                "every = \"9s\"",
                 upgrades(2, false),
                 &["2 of 2 upgrades did not go as expected; the first: upgrade at 2.00 s: refused"],
             ),
             (
-                "every = \"1s\"\nbad_every = 2\nkill_every = 3\nchange_every = 5",
-                upgrades(1, true),
+                "every = \"4s\"\nbad_every = 2\nkill_every = 3\nchange_every = 5",
+                upgrades(6, true),
                 &["no bad upgrade", "no process was killed", "no configuration was changed"],
             ),
         ];
@@ -190,6 +248,36 @@ mod tests {
         let mut reasons = Vec::new();
         undone(&mut reasons, &scenario("every = \"1s\"\nupgrades = 3"), &upgrades(1, true), true);
         assert_eq!(reasons, Vec::<String>::new(), "an interrupted run could not do more");
+    }
+
+    #[test]
+    fn a_process_that_stays_too_long_is_a_reason() {
+        let with = |seconds: f64| {
+            let band = |phase| Band { phase, from: 1.0, to: 1.0 + seconds };
+            let phases = vec![band(Phase::Starting), band(Phase::Draining)];
+            let deed = Deed { phases, ..done(DeedKind::Upgrade, true) };
+            let ran = Ran { deeds: vec![deed], ..ran() };
+            results(ran, &scenario("every = \"20s\""), 0, Surroundings::default(), Vec::new())
+        };
+        let judged = |seconds, killed| {
+            let mut results = with(seconds);
+            results.verdict = Verdict::default();
+            overstayed(&mut results, Duration::from_secs(5), killed);
+            results.verdict
+        };
+        assert!(judged(7.9, 0).passed);
+        let late = judged(8.1, 0);
+        assert_eq!(late.reasons, ["after 1 upgrade an old process drained for longer than 5s"]);
+        assert!(!late.passed);
+        assert_eq!(judged(1.0, 2).reasons, ["2 processes did not end when told to, and had to be killed"]);
+    }
+
+    #[test]
+    fn what_nothing_told_of_is_remarked() {
+        let untold_one = Deed { told: false, ..done(DeedKind::Upgrade, true) };
+        assert_eq!(untold(&[done(DeedKind::Upgrade, true)]), None);
+        let remark = untold(&[untold_one, done(DeedKind::Upgrade, true)]).unwrap();
+        assert!(remark.starts_with("of 1 out of 2 upgrades nothing told"), "{remark}");
     }
 
     #[test]

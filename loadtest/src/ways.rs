@@ -46,8 +46,10 @@ pub enum Event {
 pub enum Verdict {
     /// The new process serves.
     Good,
-    /// It was refused, it failed, or nobody could be asked.
-    Bad,
+    /// It was tried, and the old process serves on.
+    Failed,
+    /// It was refused, nobody could be asked, or there was no answer.
+    Undone,
     /// It was asked for, and nothing tells what came of it.
     Unknown,
 }
@@ -64,8 +66,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn bad(detail: impl Into<String>) -> Outcome {
-        Outcome { verdict: Verdict::Bad, pid: None, detail: detail.into() }
+    fn undone(detail: impl Into<String>) -> Outcome {
+        Outcome { verdict: Verdict::Undone, pid: None, detail: detail.into() }
+    }
+
+    fn failed(detail: impl Into<String>) -> Outcome {
+        Outcome { verdict: Verdict::Failed, pid: None, detail: detail.into() }
     }
 }
 
@@ -78,19 +84,15 @@ pub struct Limits {
     pub settle: Duration,
 }
 
-/// Asks for an upgrade, tells of it as it goes on, and waits for its end. `socket` is the control socket where the way
-/// names none. Dropped, it asks no further, and ends a command with whatever that has started in its process group.
-pub async fn ask(way: &Way, socket: Option<&Path>, limits: Limits, tell: impl FnMut(Event)) -> Outcome {
+/// Asks for an upgrade, tells of it as it goes on, and waits for its end. Dropped, it asks no further, and ends a
+/// command with whatever that has started in its process group.
+pub async fn ask(way: &Way, limits: Limits, tell: impl FnMut(Event)) -> Outcome {
     match way {
-        Way::Control(named) => match named.as_deref().or(socket) {
-            Some(path) => by_control(path, limits.upgrade, tell).await,
-            None => Outcome::bad("no control socket is named, and no exuvia was started here"),
-        },
+        Way::Control(Some(path)) => by_control(path, limits.upgrade, tell).await,
         Way::Signal { signal, pid_file: Some(file) } => by_signal(signal, file, limits.settle, tell).await,
-        Way::Signal { pid_file: None, .. } => {
-            Outcome::bad("no pid file is named, and no exuvia was started here")
-        }
         Way::Command(command) => by_command(command, limits.upgrade, tell).await,
+        Way::Control(None) => Outcome::undone("no control socket is named"),
+        Way::Signal { pid_file: None, .. } => Outcome::undone("no pid file is named"),
     }
 }
 
@@ -107,13 +109,16 @@ pub async fn by_control(path: &Path, within: Duration, mut tell: impl FnMut(Even
         _ => {}
     });
     match timeout(within, upgrade).await {
-        Err(_) => Outcome::bad(format!("there was no verdict within {within:?}")),
-        Ok(Err(error)) => Outcome::bad(error.to_string()),
+        Err(_) => Outcome::undone(format!("there was no verdict within {within:?}")),
+        Ok(Err(error)) => Outcome::undone(error.to_string()),
         Ok(Ok(ended)) => {
             let generation = ended.started.map(|(generation, _)| format!("generation {generation}: "));
             let detail = format!("{}{}", generation.unwrap_or_default(), verdict_in_words(&ended.verdict));
-            let good = ended.verdict == control::Verdict::Committed;
-            let verdict = if good { Verdict::Good } else { Verdict::Bad };
+            let verdict = match ended.verdict {
+                control::Verdict::Committed => Verdict::Good,
+                control::Verdict::Failed { .. } | control::Verdict::RolledBack => Verdict::Failed,
+                control::Verdict::Refused { .. } => Verdict::Undone,
+            };
             Outcome { verdict, pid: ended.started.map(|(_, pid)| pid), detail }
         }
     }
@@ -127,14 +132,14 @@ pub async fn by_signal(
     mut tell: impl FnMut(Event),
 ) -> Outcome {
     let name = format!("SIG{}", signal.trim_start_matches("SIG"));
-    let Ok(signal) = name.parse::<Signal>() else { return Outcome::bad(format!("{name} is no signal")) };
+    let Ok(signal) = name.parse::<Signal>() else { return Outcome::undone(format!("{name} is no signal")) };
     let Some(before) = processes::read_pid(pid_file) else {
-        return Outcome::bad(format!("there is no pid in {}", pid_file.display()));
+        return Outcome::undone(format!("there is no pid in {}", pid_file.display()));
     };
     tell(Event::Starting);
     if let Err(error) = kill(before, signal) {
         let file = pid_file.display();
-        return Outcome::bad(format!("cannot send {name} to {before}, the pid in {file}: {error}"));
+        return Outcome::undone(format!("cannot send {name} to {before}, the pid in {file}: {error}"));
     }
     let give_up = Instant::now() + settle;
     while Instant::now() < give_up {
@@ -147,7 +152,7 @@ pub async fn by_signal(
         sleep(TICK).await;
     }
     if !processes::is_alive(before) {
-        return Outcome::bad(format!("{name} to {before}: it is gone, and nobody has taken its place"));
+        return Outcome::failed(format!("{name} to {before}: it is gone, and nobody has taken its place"));
     }
     Outcome {
         verdict: Verdict::Unknown,
@@ -162,14 +167,14 @@ pub async fn by_command(command: &str, within: Duration, mut tell: impl FnMut(Ev
     let files = tempfile::tempfile().and_then(|file| Ok((file.try_clone()?, file.try_clone()?, file)));
     let (out, err, mut said) = match files {
         Ok(files) => files,
-        Err(error) => return Outcome::bad(format!("cannot keep what `{command}` says: {error}")),
+        Err(error) => return Outcome::undone(format!("cannot keep what `{command}` says: {error}")),
     };
     tell(Event::Starting);
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
     let mut child = match shell.spawn() {
         Ok(child) => child,
-        Err(error) => return Outcome::bad(format!("cannot start sh for `{command}`: {error}")),
+        Err(error) => return Outcome::undone(format!("cannot start sh for `{command}`: {error}")),
     };
     let mut group = Unfinished(child.id().map(|id| Pid::from_raw(id.cast_signed())));
     match timeout(within, child.wait()).await {
@@ -179,10 +184,12 @@ pub async fn by_command(command: &str, within: Duration, mut tell: impl FnMut(Ev
                 tell(Event::Ready { pid: None });
                 return Outcome { verdict: Verdict::Good, pid: None, detail: format!("`{command}`") };
             }
-            Outcome::bad(format!("`{command}` ended with {status}: {}", output(&mut said)))
+            Outcome::failed(format!("`{command}` ended with {status}: {}", output(&mut said)))
         }
-        Ok(Err(error)) => Outcome::bad(format!("cannot wait for `{command}`: {error}")),
-        Err(_) => Outcome::bad(format!("`{command}` did not end within {within:?}: {}", output(&mut said))),
+        Ok(Err(error)) => Outcome::undone(format!("cannot wait for `{command}`: {error}")),
+        Err(_) => {
+            Outcome::undone(format!("`{command}` did not end within {within:?}: {}", output(&mut said)))
+        }
     }
 }
 
@@ -217,7 +224,7 @@ mod tests {
 
     async fn asked(way: &Way, limits: Limits) -> (Outcome, Vec<Event>) {
         let mut events = Vec::new();
-        let outcome = ask(way, None, limits, |event| events.push(event)).await;
+        let outcome = ask(way, limits, |event| events.push(event)).await;
         (outcome, events)
     }
 
@@ -235,7 +242,7 @@ mod tests {
         kill(left, Signal::SIGKILL).unwrap();
 
         let (outcome, events) = asked(&Way::Command("echo no; echo never >&2; exit 7".into()), LIMITS).await;
-        assert_eq!((outcome.verdict, events.len()), (Verdict::Bad, 1));
+        assert_eq!((outcome.verdict, events.len()), (Verdict::Failed, 1));
         assert!(outcome.detail.contains("exit status: 7: no\nnever"), "{}", outcome.detail);
     }
 
@@ -285,7 +292,7 @@ mod tests {
         let (outcome, _) = asked(&Way::Control(None), LIMITS).await;
         assert!(outcome.detail.contains("no control socket is named"), "{outcome:?}");
         let (outcome, _) = asked(&Way::Control(Some("/nonexistent/x.sock".into())), LIMITS).await;
-        assert_eq!(outcome.verdict, Verdict::Bad);
+        assert_eq!(outcome.verdict, Verdict::Undone);
         assert!(outcome.detail.contains("cannot connect to the control socket"), "{outcome:?}");
     }
 }

@@ -87,9 +87,9 @@ async fn start_exuvia(world: &World) -> Exuvia {
     Exuvia::start(&EXUVIA, &world.setup).await.unwrap()
 }
 
-async fn asked(way: &Way, exuvia: &Exuvia) -> (Outcome, Vec<Event>) {
+async fn asked(way: &Way) -> (Outcome, Vec<Event>) {
     let mut events = Vec::new();
-    let outcome = ways::ask(way, Some(&exuvia.socket()), LIMITS, |event| events.push(event)).await;
+    let outcome = ways::ask(way, LIMITS, |event| events.push(event)).await;
     (outcome, events)
 }
 
@@ -100,9 +100,11 @@ async fn exuvia_is_upgraded_by_every_way() {
     assert!(exuvia.running().describe().starts_with("exuvia "), "{}", exuvia.running().describe());
     let upgrade = format!("{} upgrade --control {}", EXUVIA.display(), exuvia.socket().display());
     let by_signal = Way::Signal { signal: "HUP".into(), pid_file: Some(exuvia.pid_file()) };
-    for (way, generation) in [Way::Control(None), by_signal, Way::Command(upgrade)].iter().zip(2..) {
+    for (way, generation) in
+        [Way::Control(Some(exuvia.socket())), by_signal, Way::Command(upgrade)].iter().zip(2..)
+    {
         let before = exuvia.status().await.unwrap().pid;
-        let (outcome, events) = asked(way, &exuvia).await;
+        let (outcome, events) = asked(way).await;
         assert_eq!(outcome.verdict, Verdict::Good, "{way:?}: {outcome:?}");
         assert_eq!(events.first(), Some(&Event::Starting));
         assert!(matches!(events.last(), Some(Event::Ready { .. })), "{events:?}");

@@ -1,8 +1,8 @@
 //! `exuvia-loadtest compare`: the same scenario for several proxies, in turn.
 
 use std::cell::RefCell;
+use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -14,7 +14,7 @@ use loadtest::trial::{self, Ours, Witnessed};
 use loadtest::{host, stage, table};
 
 use super::load::Load;
-use super::output::{Format, Output, cannot, print, write};
+use super::output::{Format, Output, cannot, document, print, write};
 use super::screen::Screen;
 use super::{Exit, Own, block_on, interruptions};
 
@@ -83,11 +83,13 @@ impl Compare {
                 choices.push(choice.clone());
             }
         }
+        self.output.prepare()?;
+        let machine = format!("{}, {} × {}", host::kernel(), host::cpus(), host::cpu());
         let cpu = host::leave_a_cpu();
         let named = |choice: &Choice| Contender { name: choice.to_string(), ..Contender::default() };
         let mut comparison = Comparison {
             schema: SCHEMA,
-            machine: format!("{}, {} × {}", host::kernel(), host::cpus(), host::cpu()),
+            machine,
             proxies: choices.iter().map(named).collect(),
             interrupted: false,
             scenario,
@@ -144,7 +146,12 @@ impl Compare {
                         contender.version.clone_from(&results.surroundings.proxy);
                         contender.rounds.push(Round::of(&results));
                         let folder = self.output.folder().join(format!("{}-{}", contender.name, round + 1));
-                        write(&folder, &results)?;
+                        // The figures are in the comparison, whatever becomes of the files.
+                        if let Err(error) =
+                            document(&results).and_then(|json| write(&folder, &results, &json))
+                        {
+                            writeln!(io::stderr(), "{error}").ok();
+                        }
                     }
                     Err(trial::Error::Interrupted) => {}
                     // One that is missing or broken does not keep the others from being compared.
@@ -166,18 +173,17 @@ impl Compare {
 
     /// Writes the document, prints the tables, and says how it ended: by what ours did.
     fn give(&self, comparison: &Comparison) -> Result<Exit, String> {
-        let json = serde_json::to_string_pretty(comparison).map_err(|error| format!("no JSON: {error}"))?;
-        let path: PathBuf = self.output.folder().join("compare.json");
-        std::fs::create_dir_all(self.output.folder())
-            .and_then(|()| std::fs::write(&path, &json))
-            .map_err(|error| cannot("write", &path, &error))?;
-        print(&match self.output.format() {
-            Format::Json => json + "\n",
-            Format::Markdown => table::compared_markdown(comparison),
+        let (json, path) = (document(comparison)?, self.output.folder().join("compare.json"));
+        let printed = match self.output.format() {
+            Format::Json => print(&json),
+            Format::Markdown => print(&table::compared_markdown(comparison)),
             Format::Table => {
-                format!("{}\nresults: {}\n", table::compared(comparison), self.output.folder().display())
+                let folder = self.output.folder().display();
+                print(&format!("{}\nresults: {folder}\n", table::compared(comparison)))
             }
-        });
+        };
+        let written = fs::write(&path, &json).map_err(|error| cannot("write", &path, &error));
+        written.and(printed)?;
         let ours = &comparison.proxies[0];
         Ok(if comparison.interrupted {
             Exit::Interrupted

@@ -18,11 +18,12 @@ pub(super) struct Load {
     #[arg(long, value_name = "KIND=SHARE,...", conflicts_with = "scenario")]
     shares: Option<String>,
     /// Connections, all together
-    #[arg(long, value_name = "N", default_value_t = 200, requires = "shares")]
-    connections: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "shares",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
     /// Exchanges a second, all together, each begun at its time whether or not those before have ended (open
     /// loop); 0: each when the one before has ended (closed loop)
-    #[arg(long, value_name = "N", default_value_t = 2000.0, requires = "shares")]
+    #[arg(long, value_name = "N", default_value_t = 2000.0, requires = "shares", value_parser = rate)]
     rate: f64,
     /// How long load is applied, such as 30s or 1h
     #[arg(long, short, value_name = "TIME")]
@@ -96,7 +97,7 @@ impl Load {
                 (file.display().to_string(), parsed)
             }
             (None, Some(shares)) => {
-                let parsed = Scenario::by_shares(shares, self.connections, self.rate);
+                let parsed = Scenario::by_shares(shares, self.connections as usize, self.rate);
                 ("the options".to_owned(), parsed.map_err(|error| error.to_string())?)
             }
             (None, None) => {
@@ -118,12 +119,16 @@ impl Load {
         set(table, "seed", self.seed);
         set(table, "threads", self.threads);
         let Some(Value::Table(disturb)) = table.get_mut("disturb") else { return };
-        // The built-in one has as many as its time allows.
-        if self.scenario.is_none() && (duration.is_some() || every.is_some()) {
+        // The built-in one has as many as its time allows, and the first after the same time as the others.
+        let other = self.scenario.is_none() && (duration.is_some() || every.is_some());
+        if other {
             set(disturb, "upgrades", Some(0));
         }
         set(disturb, "every", every);
-        set(disturb, "first", every);
+        if other || every.is_some() {
+            let every = disturb.get("every").cloned();
+            set(disturb, "first", every);
+        }
         set(disturb, "upgrades", of.upgrades);
         set(disturb, "bad_every", of.bad_every);
         set(disturb, "kill_every", of.kill_every);
@@ -146,9 +151,33 @@ impl Load {
     }
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate >= 0.0);
+    rate.ok_or_else(|| "a number of exchanges a second, 0 or above".into())
+}
+
 fn set<V: Into<Value>>(table: &mut Table, key: &str, value: Option<V>) {
     if let Some(value) = value {
         table.insert(key.to_owned(), value.into());
+    }
+}
+
+/// Who is upgraded must be who is under load: the exuvia that is started here.
+pub(super) fn for_ours(scenario: &Scenario) -> Result<(), String> {
+    let plan = &scenario.disturb;
+    if plan.every.is_zero() {
+        return Ok(());
+    }
+    match plan.by {
+        Way::Control(None) => Ok(()),
+        Way::Signal { pid_file: None, .. } if plan.kill_every > 0 => {
+            Err("a kill has its moment by what the control socket tells; leave out --upgrade-signal or --kill-every"
+                .into())
+        }
+        Way::Signal { pid_file: None, .. } => Ok(()),
+        _ => Err("--control, --pid-file and --upgrade-command are for a proxy that runs already; name its \
+                  addresses with --plain and --tls, or leave them out: the exuvia that is started here is upgraded"
+            .into()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use loadtest::results::Results;
 use loadtest::{report, table};
+use serde::Serialize;
 
 use super::Exit;
 
@@ -43,15 +44,24 @@ impl Output {
         self.format
     }
 
-    /// Writes the files, prints the table, and says how it ended.
+    /// Makes the folder: an hour of load must not end with the news that there is none.
+    pub(super) fn prepare(&self) -> Result<(), String> {
+        fs::create_dir_all(&self.output).map_err(|error| cannot("make the folder", &self.output, &error))
+    }
+
+    /// Prints the table, writes the files, and says how it ended.
     pub(super) fn give(&self, results: &Results) -> Result<Exit, String> {
-        let json = write(&self.output, results)?;
-        let page = self.output.join("report.html");
-        print(&match self.format {
-            Format::Json => json,
-            Format::Markdown => table::markdown(results),
-            Format::Table => format!("{}\nreport: {}\n", table::terminal(results), page.display()),
-        });
+        let json = document(results)?;
+        let printed = match self.format {
+            Format::Json => print(&json),
+            Format::Markdown => print(&table::markdown(results)),
+            Format::Table => {
+                let page = self.output.join("report.html");
+                print(&format!("{}\nreport: {}\n", table::terminal(results), page.display()))
+            }
+        };
+        // What could not be printed is in the files, and the other way round.
+        write(&self.output, results, &json).and(printed)?;
         Ok(match (results.verdict.passed, results.verdict.interrupted) {
             (true, _) => Exit::Passed,
             (false, true) => Exit::Interrupted,
@@ -60,22 +70,28 @@ impl Output {
     }
 }
 
-/// Writes the page and the document into a folder. Gives the document.
-pub(super) fn write(folder: &Path, results: &Results) -> Result<String, String> {
-    let json = serde_json::to_string_pretty(results).map_err(|error| format!("no JSON: {error}"))? + "\n";
+/// Something as JSON.
+pub(super) fn document<T: Serialize>(of: &T) -> Result<String, String> {
+    serde_json::to_string_pretty(of).map(|json| json + "\n").map_err(|error| format!("no JSON: {error}"))
+}
+
+/// Writes the page and the document of a run into a folder.
+pub(super) fn write(folder: &Path, results: &Results, json: &str) -> Result<(), String> {
     fs::create_dir_all(folder).map_err(|error| cannot("make the folder", folder, &error))?;
-    for (name, text) in [("results.json", &json), ("report.html", &report::page(results))] {
+    for (name, text) in [("results.json", json), ("report.html", &report::page(results))] {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| cannot("write", &path, &error))?;
     }
-    Ok(json)
+    Ok(())
 }
 
-/// Prints to standard output.
-pub(super) fn print(text: &str) -> Exit {
+/// Prints to standard output. Whoever closed it does not want to know.
+pub(super) fn print(text: &str) -> Result<(), String> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Useless,
-        _ => Exit::Passed,
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::control;
 use crate::scenario::Way;
@@ -55,8 +54,10 @@ impl Subject<'_> {
                 let old = serving(way).await;
                 say(Heard::Old(old.clone()));
                 let limits = Limits { upgrade: UPGRADE, settle };
-                let outcome = ways::ask(way, None, limits, |event| say(Heard::Event(event))).await;
-                return (outcome, old);
+                let outcome = ways::ask(way, limits, |event| say(Heard::Event(event))).await;
+                // One that goes on under its own id, as nginx's master does, is not old.
+                let replaced = outcome.pid.is_some_and(|pid| !old.contains(&Pid::from_raw(pid)));
+                return (outcome, if replaced { old } else { Vec::new() });
             }
             Subject::Ours(proxy) => proxy,
         };
@@ -65,10 +66,10 @@ impl Subject<'_> {
             let old = serving(&Way::Control(Some(exuvia.socket()))).await;
             say(Heard::Old(old.clone()));
             let limits = Limits { upgrade: UPGRADE, settle: settle + exuvia.probation() };
-            let mut outcome = ways::ask(&way, None, limits, |event| say(Heard::Event(event))).await;
+            let mut outcome = ways::ask(&way, limits, |event| say(Heard::Event(event))).await;
             if outcome.verdict == Verdict::Unknown {
                 // exuvia writes its pid file at each commit: there was none.
-                outcome.verdict = Verdict::Bad;
+                outcome.verdict = Verdict::Failed;
             }
             return (outcome, old);
         }
@@ -79,7 +80,7 @@ impl Subject<'_> {
                 (Outcome { verdict: Verdict::Good, pid, detail }, upgraded.old)
             }
             Err(error) => {
-                (Outcome { verdict: Verdict::Bad, pid: None, detail: error.to_string() }, Vec::new())
+                (Outcome { verdict: Verdict::Failed, pid: None, detail: error.to_string() }, Vec::new())
             }
         }
     }
@@ -92,10 +93,12 @@ impl Subject<'_> {
         }
     }
 
-    /// Those whom it is allowed to kill.
-    pub(super) fn members(&self) -> Option<Members> {
+    /// Those whom it is allowed to kill, and how long an old one watches a new one.
+    pub(super) fn mortals(&self) -> Option<(Members, Duration)> {
         match self {
-            Subject::Ours(Proxy::Exuvia(exuvia)) => Some(exuvia.running().group().watch()),
+            Subject::Ours(Proxy::Exuvia(exuvia)) => {
+                Some((exuvia.running().group().watch(), exuvia.probation()))
+            }
             _ => None,
         }
     }
@@ -125,11 +128,6 @@ async fn serving(way: &Way) -> Vec<Pid> {
 
 fn pids(pids: &[Pid]) -> String {
     pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-/// Kills a process that belongs to the proxy; false if it does not, or not any more.
-pub(super) fn kill_member(members: &Members, pid: Pid) -> bool {
-    members.list().contains(&pid) && kill(pid, Signal::SIGKILL).is_ok()
 }
 
 /// Waits until an exuvia serves, by another process than the one that was killed. Whether it did in time.
@@ -170,7 +168,8 @@ impl Changes {
 
 /// Whether the third listener is there if it should be, and not if it should not: what is wrong, in words.
 pub(super) async fn extra_is_as_configured(exuvia: &Exuvia) -> Result<(), String> {
-    let answers = TcpStream::connect(exuvia.extra_address()).await.is_ok();
+    let connected = timeout(RECOVERY, TcpStream::connect(exuvia.extra_address())).await;
+    let answers = matches!(connected, Ok(Ok(_)));
     match (exuvia.shape().extra, answers) {
         (true, false) => Err("the listener that was added does not listen".into()),
         (false, true) => Err("the listener that was removed listens".into()),
@@ -178,7 +177,7 @@ pub(super) async fn extra_is_as_configured(exuvia: &Exuvia) -> Result<(), String
     }
 }
 
-/// Puts a bad program in the place of the good one; the guard puts the good one back.
+/// Puts a bad program in the place of the good one. Gives it in words.
 pub(super) fn plant(exuvia: &Exuvia, number: usize) -> Result<&'static str, String> {
     let bad = Bad::numbered(number);
     exuvia.plant(bad).map_err(|error| error.to_string())?;

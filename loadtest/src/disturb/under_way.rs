@@ -2,42 +2,29 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::band;
-use super::subject::{Heard, kill_member};
-use crate::now::{Kill, Now};
+use super::subject::Heard;
+use crate::now::Now;
 use crate::results::{Deed, DeedKind};
 use crate::stage::group::Members;
 use crate::ways::Event;
 use crate::witness::Phase;
 
-/// How long after another has become ready an old process may still have accepted: the word of it takes its time.
+/// How far what is heard of a process may be from what it does: whom it accepts it knows before the word of it is here.
 const WORD: Duration = Duration::from_millis(100);
-
-/// How long after a SIGKILL its process may still have accepted.
-const DYING: Duration = Duration::from_millis(50);
 
 /// Within which time after the commit an old process is killed.
 const DRAIN: Duration = Duration::from_millis(300);
 
 /// Which part of a phase, as long as it usually is, may pass before a kill in it: so that the phase is not over.
-const PART: f64 = 0.8;
+const PART: f64 = 0.6;
 
-/// How long the phases of an upgrade usually are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Usual {
-    starting: Duration,
-    probation: Duration,
-}
-
-impl Default for Usual {
-    /// Before there was one: not more than any upgrade takes.
-    fn default() -> Usual {
-        Usual { starting: Duration::from_millis(10), probation: Duration::from_millis(50) }
-    }
-}
+/// A probation that is shorter may be over before a kill in it is done.
+const LONG_ENOUGH: Duration = Duration::from_millis(100);
 
 /// An upgrade that is under way.
 pub(super) struct UnderWay {
@@ -47,6 +34,8 @@ pub(super) struct UnderWay {
     since: Instant,
     /// Whom it is allowed to kill.
     members: Option<Members>,
+    /// How long the old process watches the new one.
+    probation: Duration,
     /// Since when the old process has accepted.
     accepts_since: Instant,
     old: Vec<Pid>,
@@ -67,12 +56,19 @@ struct Planned {
 }
 
 impl UnderWay {
-    pub(super) fn new(deed: Deed, at: Instant, members: Option<Members>, accepts_since: Instant) -> UnderWay {
+    pub(super) fn new(
+        deed: Deed,
+        at: Instant,
+        mortals: Option<(Members, Duration)>,
+        accepts_since: Instant,
+    ) -> UnderWay {
+        let (members, probation) = mortals.unzip();
         UnderWay {
             deed,
             phase: Phase::Starting,
             since: at,
             members,
+            probation: probation.unwrap_or_default(),
             accepts_since,
             old: Vec::new(),
             started: None,
@@ -84,19 +80,18 @@ impl UnderWay {
     }
 
     /// Chooses the moment of the kill, if there is to be one: first the phase, that each has its turn however short it
-    /// is, then the time in it. A new process is not killed after the commit: that would be no part of an upgrade.
-    pub(super) fn plan_kill(&mut self, random: &mut fastrand::Rng, usual: Usual) {
-        let phases = match self.deed.deed {
-            DeedKind::KillNew => {
-                &[(Phase::Starting, usual.starting), (Phase::Probation, usual.probation)][..]
-            }
-            DeedKind::KillOld => &[
-                (Phase::Starting, usual.starting),
-                (Phase::Probation, usual.probation),
-                (Phase::Draining, DRAIN),
-            ],
+    /// is, then the time in it, which for the start is as long as the last one took. A new process is not killed after
+    /// the commit: that would be no part of an upgrade.
+    pub(super) fn plan_kill(&mut self, random: &mut fastrand::Rng, starting: Duration) {
+        let mut phases = vec![(Phase::Starting, starting)];
+        if self.probation >= LONG_ENOUGH {
+            phases.push((Phase::Probation, self.probation));
+        }
+        match self.deed.deed {
+            DeedKind::KillNew => {}
+            DeedKind::KillOld => phases.push((Phase::Draining, DRAIN)),
             _ => return,
-        };
+        }
         let (within, lasts) = phases[random.usize(..phases.len())];
         self.kill = Some(Planned { within, after: lasts.mul_f64(PART * random.f64()), at: None });
     }
@@ -129,6 +124,10 @@ impl UnderWay {
 
     /// A phase has begun, or as much of it as a kill needs.
     fn set_out(&mut self, phase: Phase, at: Instant) {
+        let new = self.deed.deed == DeedKind::KillNew;
+        if new && (phase == Phase::Draining || (phase == Phase::Probation && self.probation < LONG_ENOUGH)) {
+            self.kill = None;
+        }
         if let Some(kill) = &mut self.kill {
             if kill.within == phase {
                 kill.at = Some(at + kill.after);
@@ -144,31 +143,24 @@ impl UnderWay {
         self.turn(Phase::Draining, at, now);
     }
 
-    /// Whether a kill is still to come.
-    pub(super) fn kills(&self) -> bool {
-        self.kill.is_some()
+    /// When a kill is to be, if its phase has begun.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        self.kill.as_ref()?.at
     }
 
-    /// When it is to be; far away as long as its phase has not begun.
-    pub(super) fn kill_at(&self) -> Instant {
-        let at = self.kill.as_ref().and_then(|kill| kill.at);
-        at.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600))
-    }
-
-    /// Kills, and says before that what was inside.
+    /// Kills, if the process is still there and one of the proxy's, and notes what was inside.
     pub(super) fn kill(&mut self, now: &Now) {
         self.kill = None;
         let old = self.deed.deed == DeedKind::KillOld;
         let victim = if old { self.old.first().copied() } else { self.started.map(|(_, pid)| pid) };
-        let (Some(pid), Some(members)) = (victim, &self.members) else { return };
-        let at = Instant::now();
-        let accepted_to = match self.ready {
-            Some(ready) if old => ready + WORD,
-            _ => at + DYING,
-        };
-        let accepted_from = if old { self.accepts_since } else { self.started.map_or(at, |(at, _)| at) };
-        now.kill(Kill { at, accepted_from, accepted_to });
-        if kill_member(members, pid) {
+        let Some(pid) = victim else { return };
+        if !self.members.as_ref().is_some_and(|members| members.list().contains(&pid)) {
+            return;
+        }
+        // A new process accepts nothing before it is ready.
+        let from = if old { self.accepts_since } else { self.ready.unwrap_or_else(Instant::now) };
+        let to = self.ready.filter(|_| old).map(|ready| ready + WORD);
+        if now.kill(from.checked_sub(WORD).unwrap_or(from), to, || kill(pid, Signal::SIGKILL).is_ok()) {
             self.killed = Some((pid, self.phase));
         }
     }
@@ -188,9 +180,9 @@ impl UnderWay {
         self.ready
     }
 
-    /// How long its phases were.
-    pub(super) fn usual(&self, ended: Instant) -> Usual {
-        Usual { starting: self.starting, probation: self.ready.map_or(Duration::ZERO, |ready| ended - ready) }
+    /// How long it took to start.
+    pub(super) fn starting(&self) -> Duration {
+        self.starting
     }
 
     /// The deed, with the phase that ends now.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Carrier, DEFAULT, Disturb, Kind, Scenario, Traffic, Victim, Way, raw};
+use super::{Carrier, DEFAULT, Disturb, Kind, Scenario, Traffic, Turn, Victim, Way, raw};
 
 /// What is wrong with a scenario.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,7 @@ impl Scenario {
             traffic,
         };
         within("duration", scenario.duration.as_secs_f64(), 0.1, 86_400.0)?;
+        due(&scenario)?;
         within("timeout", scenario.timeout.as_secs_f64(), 0.001, 3_600.0)?;
         Ok(scenario)
     }
@@ -310,6 +311,41 @@ fn disturb(raw: &raw::Disturb) -> Result<Disturb, Problem> {
     })
 }
 
+/// What is to be done to the proxy must have its time: better to hear that now than at the end of the run.
+fn due(scenario: &Scenario) -> Result<(), Problem> {
+    let (plan, duration) = (&scenario.disturb, scenario.duration);
+    if plan.every.is_zero() {
+        return Ok(());
+    }
+    let due = plan.due(duration);
+    let lasts = humantime::format_duration(duration);
+    if due == 0 {
+        let first = humantime::format_duration(plan.first);
+        let allowed =
+            format!("before the end of the load, which lasts {lasts}; or every = \"0s\" for no upgrade");
+        return Err(wrong("disturb.first", format!("\"{first}\""), allowed));
+    }
+    if due < plan.upgrades {
+        let allowed = format!("up to {due} in {lasts}; 0: as many as there is time for");
+        return Err(wrong("disturb.upgrades", plan.upgrades, allowed));
+    }
+    for (key, every, turn) in [
+        ("disturb.bad_every", plan.bad_every, Turn::Bad),
+        ("disturb.kill_every", plan.kill_every, Turn::Kill),
+        ("disturb.change_every", plan.change_every, Turn::Change),
+    ] {
+        // A day has fewer seconds than this.
+        if every > 0 && !(1..=due.min(100_000)).any(|number| plan.turn(number) == turn) {
+            let allowed = format!(
+                "a number whose turn comes among the {due} upgrades (a bad one goes before a kill, a kill before \
+                 a change)"
+            );
+            return Err(wrong(key, every, allowed));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 mod tests {
@@ -380,6 +416,25 @@ mod tests {
             problem("[[traffic]]\nkind = \"idle\"\npause = [\"2s\", \"1s\"]")
                 .contains("the shorter one first")
         );
+    }
+
+    #[test]
+    fn what_has_no_time_or_no_turn_is_told_before_the_run() {
+        let problem = |disturb: &str| problem(&format!("{disturb}\n[[traffic]]\nkind = \"http1\""));
+        assert_eq!(
+            problem("duration = \"5s\"\n[disturb]\nevery = \"5s\""),
+            "disturb.first = \"5s\": before the end of the load, which lasts 5s; or every = \"0s\" for no upgrade"
+        );
+        assert_eq!(
+            problem("duration = \"5s\"\n[disturb]\nfirst = \"1s\"\nevery = \"2s\"\nupgrades = 3"),
+            "disturb.upgrades = 3: up to 2 in 5s; 0: as many as there is time for"
+        );
+        let turns = problem("[disturb]\nevery = \"1s\"\nbad_every = 2\nkill_every = 4");
+        assert!(
+            turns.starts_with("disturb.kill_every = 4: a number whose turn comes among the 29"),
+            "{turns}"
+        );
+        assert!(problem("[disturb]\nevery = \"9s\"\nbad_every = 9").starts_with("disturb.bad_every = 9"));
     }
 
     #[test]

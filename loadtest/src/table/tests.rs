@@ -24,7 +24,7 @@ fn row(kind: &str, ok: u64, failed: &[(Class, u64)], closed: u64) -> KindRow {
 
 fn deed(deed: DeedKind, at: f64, as_expected: bool) -> Deed {
     let phases = vec![Band { phase: Phase::Starting, from: at, to: at + 0.2 }];
-    Deed { deed, detail: "by the control socket".into(), as_expected, at, phases }
+    Deed { deed, detail: "by the control socket".into(), as_expected, told: true, at, phases }
 }
 
 fn passed() -> Results {
@@ -78,6 +78,7 @@ fn failed() -> Results {
             excused: 2,
             failures_with_retry: 1,
             reasons: vec!["2 exchanges failed".into(), "1 upgrade did not go as it should".into()],
+            remarks: Vec::new(),
             interrupted: false,
         },
         total: KindRow { kind: "total".into(), ..http1.clone() },

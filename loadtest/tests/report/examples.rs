@@ -170,7 +170,7 @@ fn deed(kind: DeedKind, at: f64, starting: f64, probation: f64, draining: f64) -
         band
     });
     let phases = phases.collect();
-    Deed { deed: kind, detail: "by the control socket".into(), as_expected: true, at, phases }
+    Deed { deed: kind, detail: "by the control socket".into(), as_expected: true, told: true, at, phases }
 }
 
 fn rich_deed(number: i32, random: &mut Rng) -> Deed {
@@ -187,6 +187,7 @@ fn rich_deed(number: i32, random: &mut Rng) -> Deed {
         },
         7 => Deed {
             as_expected: false,
+            told: true,
             detail: "rolled back: not ready in 1 s".into(),
             ..deed(DeedKind::Upgrade, at, 1.0, 0.0, 0.0)
         },

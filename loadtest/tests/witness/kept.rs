@@ -1,7 +1,7 @@
 //! What is kept of a failure: whether a client that retries would have seen it, whether it is excused, in which phase it
 //! was.
 
-use loadtest::now::{Kill, Moment};
+use loadtest::now::Moment;
 use loadtest::results::Deed;
 use loadtest::witness::{Class, Phase, Unit};
 use tokio::time::Instant;
@@ -63,10 +63,11 @@ fn a_kill_excuses_what_was_inside_and_nothing_else() {
             found_at("a kill", &proxy, &scenario("http1", "connections = 4"), |now, orders| async move {
                 count.wait_for(|planted| *planted == 4).await.unwrap();
                 let at = Instant::now();
-                if killed {
-                    now.kill(Kill { at, accepted_from: now.begun(), accepted_to: at });
-                }
-                book.die();
+                let die = || {
+                    book.die();
+                    killed
+                };
+                assert_eq!(now.kill(now.begun(), Some(at), die), killed);
                 over(orders).await;
                 Vec::<Deed>::new()
             });
