@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use crate::recorder::Peer;
 use crate::scenario::Carrier;
 use crate::witness::{Class, End};
 
@@ -36,6 +37,8 @@ pub struct Targets {
 pub struct NotConnected {
     /// How it ended.
     pub class: Class,
+    /// Who it was, if a process of the other side may have accepted it: it may have died with that.
+    pub peer: Option<Peer>,
     /// In words.
     pub detail: String,
 }
@@ -43,7 +46,7 @@ pub struct NotConnected {
 impl NotConnected {
     /// It took too long.
     pub(super) fn late() -> NotConnected {
-        NotConnected { class: Class::Timeout, detail: "no connection in the time allowed".into() }
+        NotConnected { class: Class::Timeout, peer: None, detail: "no connection in the time allowed".into() }
     }
 }
 
@@ -106,6 +109,7 @@ impl Connector {
         let Some(address) = address else {
             return Err(NotConnected {
                 class: Class::Local,
+                peer: None,
                 detail: "no address is known for this kind".into(),
             });
         };
@@ -123,7 +127,8 @@ impl Connector {
         let could_resume = tls.sessions.taken.load(Ordering::Relaxed);
         let stream = handshake.await.map_err(|error| NotConnected {
             class: class_of_end(End::of(&error), 0),
-            detail: format!("in the TLS handshake with {address}, from port {local_port}: {error}"),
+            peer: Some(Peer { local_port, connected: at, reused: false }),
+            detail: format!("in the TLS handshake with {address}: {error}"),
         })?;
         let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         Ok(Connected { stream: Box::new(stream), local_port, at, unresumed: could_resume && !resumed })
@@ -151,7 +156,7 @@ fn tcp(address: SocketAddr, error: &io::Error) -> NotConnected {
         // No descriptor, no port, no memory.
         _ => Class::Local,
     };
-    NotConnected { class, detail: format!("connecting to {address}: {error}") }
+    NotConnected { class, peer: None, detail: format!("connecting to {address}: {error}") }
 }
 
 fn tls(roots: &Arc<RootCertStore>, protocol: &[u8]) -> Result<Tls, String> {

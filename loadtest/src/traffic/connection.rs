@@ -129,7 +129,8 @@ impl Connection {
         let no_http = |error: hyper::Error| {
             let class = state.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, 0));
             context.recorder.not_connected(kind, class);
-            NotConnected { class, detail: describe(&error) }
+            let peer = Some(Peer { local_port, connected: at, reused: false });
+            NotConnected { class, peer, detail: describe(&error) }
         };
         let sender = if http2 {
             let mut builder = http2::Builder::new(Local);

@@ -60,7 +60,7 @@ impl Outcome {
 
 impl From<NotConnected> for Outcome {
     fn from(failed: NotConnected) -> Outcome {
-        Outcome::failed(failed.class, None, failed.detail)
+        Outcome::failed(failed.class, failed.peer, failed.detail)
     }
 }
 
