@@ -2,30 +2,29 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use loadtest::upstream::Ready;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 /// How long anything may take on a machine however busy.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// It runs, or did.
+/// It runs, or did. What runs still when this is dropped is ended.
 pub(crate) struct Started {
     child: Child,
-    out: Option<ChildStdout>,
+    out: Receiver<String>,
     err: Receiver<String>,
     seen: String,
-    reader: JoinHandle<()>,
-    /// A variable that all have that it starts.
-    mark: String,
+    /// Where it has its files, and whoever it starts.
+    folder: TempDir,
 }
 
 /// How it ended.
@@ -38,12 +37,10 @@ pub(crate) struct Ended {
 
 impl Started {
     pub(crate) fn new(options: &[&str]) -> Started {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("LOADTEST_MARK={}-{number}", std::process::id());
-        let (name, value) = mark.split_once('=').unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_exuvia-loadtest"))
             .args(options)
-            .env(name, value)
+            .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -51,19 +48,22 @@ impl Started {
             .unwrap();
         let (said, err) = channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let reader = std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                said.send(line).ok();
-            }
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
+        let (printed, out) = channel();
+        let mut pipe = child.stdout.take().unwrap();
+        thread::spawn(move || {
+            let mut text = String::new();
+            drop(pipe.read_to_string(&mut text));
+            drop(printed.send(text));
         });
-        let out = child.stdout.take();
-        Started { child, out, err, seen: String::new(), reader, mark }
+        Started { child, out, err, seen: String::new(), folder }
     }
 
     /// Waits until it has said this on standard error.
     pub(crate) fn wait_for(&mut self, text: &str) {
+        let give_up = Instant::now() + DEADLINE;
         while !self.seen.contains(text) {
-            let line = self.err.recv_timeout(DEADLINE);
+            let line = self.err.recv_timeout(give_up.saturating_duration_since(Instant::now()));
             let line = line.unwrap_or_else(|error| panic!("no {text:?} ({error}), only: {}", self.seen));
             self.seen.push_str(&line);
             self.seen.push('\n');
@@ -71,31 +71,51 @@ impl Started {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        kill(pid_of(&self.child), signal).unwrap();
     }
 
     /// Waits for its end, after which nothing may be left of it.
     pub(crate) fn end(mut self) -> Ended {
-        let mut out = String::new();
-        self.out.take().unwrap().read_to_string(&mut out).unwrap();
-        self.reader.join().unwrap();
+        let out = self.out.recv_timeout(DEADLINE);
+        let out = out.unwrap_or_else(|error| panic!("it does not end ({error}); it said: {}", self.seen));
         let code = self.child.wait().unwrap().code();
-        let left = with_mark(&self.mark);
+        let left = users_of(self.folder.path());
         assert!(left.is_empty(), "left running: {left:?}");
+        let files: Vec<_> = fs::read_dir(self.folder.path()).unwrap().collect();
+        assert!(files.is_empty(), "left behind: {files:?}");
+        // The pipe is closed, so that this ends.
         let rest: String = self.err.iter().map(|line| line + "\n").collect();
-        Ended { code, out, err: self.seen + &rest }
+        Ended { code, out, err: self.seen.clone() + &rest }
     }
 }
 
-/// The command lines of live processes that have this in their environment.
-fn with_mark(mark: &str) -> Vec<String> {
+impl Drop for Started {
+    fn drop(&mut self) {
+        // After `end` it is reaped, and its id may be another's.
+        if let Ok(None) = self.child.try_wait() {
+            // What it has started ends with it.
+            kill(pid_of(&self.child), Signal::SIGKILL).ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// The command lines of live processes that have something open below a folder, or name it.
+fn users_of(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let marked = entries.filter(|entry| {
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    });
-    let line = |path: std::path::PathBuf| fs::read(path.join("cmdline")).unwrap_or_default();
-    marked.map(|entry| String::from_utf8_lossy(&line(entry.path())).replace('\0', " ")).collect()
+    let line = |path: &Path| fs::read(path.join("cmdline")).unwrap_or_default();
+    let uses = |path: &Path| {
+        let open = fs::read_dir(path.join("fd")).into_iter().flatten().filter_map(Result::ok);
+        let mut open = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+        let named = String::from_utf8_lossy(&line(path)).contains(&*folder.to_string_lossy());
+        open.any(|file| file.starts_with(folder)) || named
+    };
+    let users = entries.map(|entry| entry.path()).filter(|path| uses(path));
+    users.map(|path| String::from_utf8_lossy(&line(&path)).replace('\0', " ")).collect()
 }
 
 /// An upstream as a program of its own.
@@ -103,7 +123,7 @@ pub(crate) struct Upstream(Child);
 
 impl Upstream {
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+        kill(pid_of(&self.0), signal).unwrap();
     }
 }
 
@@ -111,10 +131,9 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.0.wait().unwrap();
-        if !std::thread::panicking() {
+        if !thread::panicking() {
             // Told to end it ends well; a test may have killed it.
-            use std::os::unix::process::ExitStatusExt;
-            assert!(status.success() || status.signal() == Some(9), "{status}");
+            assert!(status.success() || status.signal() == Some(Signal::SIGKILL as i32), "{status}");
         }
     }
 }
