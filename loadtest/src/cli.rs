@@ -93,7 +93,7 @@ struct Run {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A proxy that runs already")]
-#[command(group = clap::ArgGroup::new("at").multiple(true))]
+#[command(group = clap::ArgGroup::new("at").multiple(true).conflicts_with("exuvia"))]
 struct Target {
     /// Its address without TLS, host:port
     #[arg(long, value_name = "ADDRESS", value_parser = address, group = "at")]
@@ -114,7 +114,7 @@ struct Target {
 #[command(next_help_heading = "The exuvia that is started otherwise")]
 struct Own {
     /// Its program; by default the one of this project, built now, or the one beside this program
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["plain", "tls"])]
+    #[arg(long, value_name = "PATH")]
     exuvia: Option<PathBuf>,
     /// Its workers [default: 2; in a comparison 1, of the others as well]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -302,4 +302,16 @@ fn upstream(
         }
         Ok(Exit::Passed)
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_options_of_every_command_fit_together() {
+        Cli::command().debug_assert();
+    }
 }

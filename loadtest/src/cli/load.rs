@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn an_option_takes_the_place_of_what_the_scenario_says() {
-        let shorter = scenario("--duration 5s --seed 7 --bad-every 3").unwrap();
-        assert_eq!((shorter.duration, shorter.seed), (Duration::from_secs(5), 7));
+        let shorter = scenario("--duration 9s --seed 7 --bad-every 3").unwrap();
+        assert_eq!((shorter.duration, shorter.seed), (Duration::from_secs(9), 7));
         assert_eq!((shorter.disturb.upgrades, shorter.disturb.bad_every), (0, 3));
         let fewer = scenario("--duration 5s --upgrades 1").unwrap();
         assert_eq!(fewer.disturb.upgrades, 1);

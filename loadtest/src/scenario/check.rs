@@ -337,7 +337,7 @@ fn due(scenario: &Scenario) -> Result<(), Problem> {
         // A day has fewer seconds than this.
         if every > 0 && !(1..=due.min(100_000)).any(|number| plan.turn(number) == turn) {
             let allowed = format!(
-                "a number whose turn comes among the {due} upgrades (a bad one goes before a kill, a kill before \
+                "a number whose turn comes in {due}, which are due (a bad one goes before a kill, a kill before \
                  a change)"
             );
             return Err(wrong(key, every, allowed));
@@ -431,7 +431,7 @@ mod tests {
         );
         let turns = problem("[disturb]\nevery = \"1s\"\nbad_every = 2\nkill_every = 4");
         assert!(
-            turns.starts_with("disturb.kill_every = 4: a number whose turn comes among the 29"),
+            turns.starts_with("disturb.kill_every = 4: a number whose turn comes in 29, which are due"),
             "{turns}"
         );
         assert!(problem("[disturb]\nevery = \"9s\"\nbad_every = 9").starts_with("disturb.bad_every = 9"));
