@@ -87,8 +87,7 @@ impl State {
             }
             None => {
                 self.broke.set(true);
-                let end = self.log.end.get().filter(|_| !error.is_parse());
-                end.map_or(Class::Malformed, |end| class_of_end(end, seen))
+                self.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, seen))
             }
         }
     }

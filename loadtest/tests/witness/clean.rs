@@ -74,15 +74,12 @@ fn a_connection_that_is_never_made_is_counted_as_such() {
 #[test]
 fn every_connection_is_counted_to_its_end() {
     let server = Server::start();
-    for kind in ["http1", "http2", "grpc", "websocket"] {
-        let text = format!(
-            "duration = \"500ms\"\n[[traffic]]\nkind = \"{kind}\"\nconnections = 100\nbytes = [100, 100]"
-        );
-        let scenario = Scenario::parse(&text).unwrap();
-        let ran = apply(&scenario, &server.aim());
-        let (_, total) = rows(&ran.sum, &scenario);
-        let connections = &total.connections;
-        assert!(connections.attempted >= 100, "{kind}: {total:#?}");
-        assert_eq!(connections.attempted, connections.closed, "{kind}: {total:#?}");
-    }
+    // More than are looked after in one turn of a thread, fewer than a process may usually have.
+    let text = "duration = \"500ms\"\n[[traffic]]\nkind = \"http1\"\nconnections = 300\nbytes = [100, 100]";
+    let scenario = Scenario::parse(text).unwrap();
+    let ran = apply(&scenario, &server.aim());
+    let (_, total) = rows(&ran.sum, &scenario);
+    let connections = &total.connections;
+    assert!(connections.attempted > 100, "{total:#?}");
+    assert_eq!(connections.attempted, connections.closed, "{total:#?}");
 }
