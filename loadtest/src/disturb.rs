@@ -252,64 +252,28 @@ impl<'a> Disturber<'a> {
         let good = matches!(outcome.verdict, Verdict::Good | Verdict::Unknown);
         under_way.deed.told = outcome.verdict != Verdict::Unknown;
         let mut details = vec![words.to_owned(), outcome.detail];
-        let mut as_expected = match under_way.deed.deed {
-            DeedKind::BadUpgrade => {
-                let restored = subject.exuvia().map_or(Ok(()), |exuvia| exuvia.restore());
-                details.extend(restored.as_ref().err().map(ToString::to_string));
-                outcome.verdict == Verdict::Failed && restored.is_ok()
-            }
-            DeedKind::Change => {
-                let there = match subject.exuvia() {
-                    Some(exuvia) if good => extra_is_as_configured(exuvia).await,
-                    _ => Ok(()),
-                };
-                details.extend(there.as_ref().err().cloned());
-                good && there.is_ok()
-            }
-            DeedKind::Upgrade => good,
-            DeedKind::KillNew | DeedKind::KillOld => true,
-        };
+        let mut as_expected = judge(under_way.deed.deed, outcome.verdict, subject, &mut details).await;
         if good {
             under_way.committed(at, &self.now);
             self.enter(Phase::Draining);
             self.kill_in_the_drain(&mut under_way, &old).await;
         }
         if matches!(under_way.deed.deed, DeedKind::KillNew | DeedKind::KillOld) {
-            match (under_way.killed(), subject.exuvia()) {
-                (Some((pid, phase)), Some(exuvia)) => {
+            as_expected = match under_way.killed() {
+                Some((pid, phase)) => {
                     details.push(format!("{pid} was killed while {}", phase.label()));
-                    let socket = exuvia.socket();
-                    as_expected = tokio::select! {
-                        recovered = recovered(&socket, pid) => recovered,
-                        // Not known, then, and nobody's fault if somebody wants the end.
-                        _ = orders.wait_for(|order| *order == Order::Cut) => *self.interrupted.borrow() > 0,
-                    };
-                    if !as_expected {
-                        details.push("nobody serves in its place".into());
-                    }
+                    self.survived(pid, subject, orders, &mut details).await
                 }
                 // It was faster. That is no fault, and no kill.
-                _ => {
+                None => {
                     details.push("it was over before the kill".into());
                     under_way.deed.deed = DeedKind::Upgrade;
-                    as_expected = good;
+                    good
                 }
-            }
+            };
         }
         let taken = good || under_way.old_was_killed();
-        let ready = under_way.ready();
-        if taken {
-            self.accepts_since = ready.unwrap_or(at);
-            if ready.is_none() {
-                self.moment.ready += 1;
-            }
-            if good {
-                self.starting = under_way.starting();
-            }
-        } else if ready.is_some() {
-            // The old one accepts again, and what is connected from now on is its.
-            self.moment.ready -= 1;
-        }
+        self.turn(&under_way, taken, at);
         let mut deed = under_way.end(&self.now, at);
         details.retain(|detail| !detail.is_empty());
         (deed.detail, deed.as_expected) = (details.join("; "), as_expected);
@@ -321,6 +285,42 @@ impl<'a> Disturber<'a> {
         }
         self.enter(Phase::Draining);
         self.look();
+    }
+
+    /// Whether somebody serves in the place of a process that was killed.
+    async fn survived(
+        &self,
+        killed: Pid,
+        subject: &mut Subject<'_>,
+        orders: &mut watch::Receiver<Order>,
+        details: &mut Vec<String>,
+    ) -> bool {
+        let Some(socket) = subject.exuvia().map(|exuvia| exuvia.socket()) else { return false };
+        let survived = tokio::select! {
+            recovered = recovered(&socket, killed) => recovered,
+            // Not known, then, and nobody's fault if somebody wants the end.
+            _ = orders.wait_for(|order| *order == Order::Cut) => *self.interrupted.borrow() > 0,
+        };
+        if !survived {
+            details.push("nobody serves in its place".into());
+        }
+        survived
+    }
+
+    /// Notes who accepts from now on: the new process if it has `taken` over, or the old one again.
+    fn turn(&mut self, under_way: &UnderWay, taken: bool, at: Instant) {
+        match under_way.ready() {
+            Some(ready) if taken => {
+                (self.accepts_since, self.starting) = (ready, under_way.starting());
+            }
+            None if taken => {
+                self.accepts_since = at;
+                self.moment.ready += 1;
+            }
+            // What is connected from now on is the old one's.
+            Some(_) => self.moment.ready -= 1,
+            None => {}
+        }
     }
 
     /// Kills an old process that has not much time left.
@@ -341,6 +341,25 @@ impl<'a> Disturber<'a> {
         }
         self.deeds
     }
+}
+
+/// Whether an upgrade ended as one of its kind should; what is wrong goes to `details`. A kill is judged by what follows.
+async fn judge(
+    kind: DeedKind,
+    verdict: Verdict,
+    subject: &mut Subject<'_>,
+    details: &mut Vec<String>,
+) -> bool {
+    let good = matches!(verdict, Verdict::Good | Verdict::Unknown);
+    let (as_should, after) = match (kind, subject.exuvia()) {
+        (DeedKind::BadUpgrade, Some(exuvia)) => {
+            (verdict == Verdict::Failed, exuvia.restore().map_err(|error| error.to_string()))
+        }
+        (DeedKind::Change, Some(exuvia)) if good => (true, extra_is_as_configured(exuvia).await),
+        _ => (good, Ok(())),
+    };
+    details.extend(after.as_ref().err().cloned());
+    as_should && after.is_ok()
 }
 
 fn band(now: &Now, phase: Phase, from: Instant, to: Instant) -> Band {

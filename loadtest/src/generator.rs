@@ -64,9 +64,9 @@ pub fn start(
 
 async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> Result<Totals, String> {
     let Task { scenario, aim, now, slice, mut orders } = task;
-    let recorder = Rc::new(Recorder::new(now.clone(), &scenario.traffic, slice, slices));
+    let recorder = Rc::new(Recorder::new(now.clone(), &scenario, slice, slices));
     // Nobody listens to what is counted aside.
-    let aside = Rc::new(Recorder::new(now, &scenario.traffic, slice, unbounded_channel().0));
+    let aside = Rc::new(Recorder::new(now, &scenario, slice, unbounded_channel().0));
     let context = Rc::new(Context {
         recorder: Rc::clone(&recorder),
         aside,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::now::{Moment, Now};
 use crate::results::Connections;
-use crate::scenario::{Kind, Traffic};
+use crate::scenario::{Kind, Scenario, Traffic};
 use crate::witness::{Class, Disturbance, Failure, Phase, Unit};
 pub use sum::{SoFar, Sum};
 
@@ -143,6 +143,8 @@ pub struct Ended {
 pub struct Recorder {
     now: Now,
     traffic: Vec<Traffic>,
+    /// What was to begin before this is in no sum of latencies.
+    warm: Instant,
     slice_length: Duration,
     slices: UnboundedSender<Slice>,
     counts: RefCell<Counts>,
@@ -162,15 +164,24 @@ impl Recorder {
     #[must_use]
     pub fn new(
         now: Now,
-        traffic: &[Traffic],
+        scenario: &Scenario,
         slice_length: Duration,
         slices: UnboundedSender<Slice>,
     ) -> Recorder {
+        let traffic = scenario.traffic.clone();
         let tallies = traffic.iter().map(|_| Tally::new()).collect();
         let totals = Totals { tallies, failures: Vec::new() };
         let counts = Counts { totals, slice: Slice::new(0), open: BTreeMap::new() };
-        let traffic = traffic.to_vec();
-        Recorder { now, traffic, slice_length, slices, counts: RefCell::new(counts), closed: Notify::new() }
+        let warm = now.begun() + scenario.warm_up;
+        Recorder {
+            now,
+            traffic,
+            warm,
+            slice_length,
+            slices,
+            counts: RefCell::new(counts),
+            closed: Notify::new(),
+        }
     }
 
     /// The run's clock.
@@ -197,7 +208,9 @@ impl Recorder {
             let traffic = &self.traffic[kind];
             // A whole call takes as long as its messages are sent slowly: theirs is what it makes clients wait.
             if !(traffic.kind == Kind::Grpc && ended.unit == Unit::Stream) {
-                latency.saturating_record(micros);
+                if ended.intended >= self.warm {
+                    latency.saturating_record(micros);
+                }
                 if !traffic.is_paced() {
                     counts.slice.latency.saturating_record(micros);
                 }

@@ -26,6 +26,10 @@ pub struct Scenario {
     /// How long load is applied.
     #[serde(with = "text::duration")]
     pub duration: Duration,
+    /// For how long, at the begin, latency goes into no sum: when all connect at once it is not the proxy's daily life.
+    /// Failures count from the first moment.
+    #[serde(with = "text::duration")]
+    pub warm_up: Duration,
     /// How long an exchange may take, from its intended time; slow ones get the time that they are to last on top.
     #[serde(with = "text::duration")]
     pub timeout: Duration,

@@ -115,6 +115,10 @@ impl Load {
         let (duration, of) = (self.duration.as_deref().or(duration), &self.disturb);
         let every = of.upgrade_every.as_deref().or(every);
         set(table, "duration", duration);
+        if duration.is_some() && self.scenario.is_none() {
+            // As long as goes with the duration.
+            table.remove("warm_up");
+        }
         set(table, "timeout", self.timeout.as_deref());
         set(table, "seed", self.seed);
         set(table, "threads", self.threads);

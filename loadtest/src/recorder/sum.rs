@@ -211,12 +211,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn threads_add_up_and_each_exchange_is_counted_once() {
         let scenario =
-            Scenario::parse("[[traffic]]\nkind = \"http1\"\n[[traffic]]\nkind = \"idle\"").unwrap();
+            Scenario::parse("warm_up = \"0s\"\n[[traffic]]\nkind = \"http1\"\n[[traffic]]\nkind = \"idle\"")
+                .unwrap();
         let now = Now::new(Instant::now());
         let length = Duration::from_millis(100);
         let (sender, mut slices) = mpsc::unbounded_channel();
         let threads: Vec<_> =
-            (0..2).map(|_| Recorder::new(now.clone(), &scenario.traffic, length, sender.clone())).collect();
+            (0..2).map(|_| Recorder::new(now.clone(), &scenario, length, sender.clone())).collect();
         drop(sender);
         let peer = Peer { local_port: 7, connected: Instant::now(), reused: true };
         let ended = |class, second| Ended {

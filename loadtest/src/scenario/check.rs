@@ -26,6 +26,9 @@ pub enum Problem {
     },
 }
 
+/// As long as it takes until all have connected.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 fn wrong(key: impl Into<String>, value: impl Display, allowed: impl Into<String>) -> Problem {
     Problem::Value { key: key.into(), value: value.to_string(), allowed: allowed.into() }
 }
@@ -74,15 +77,21 @@ impl Scenario {
                 ));
             }
         }
+        let lasts = duration("duration", raw.duration.as_ref(), seconds(30))?;
         let scenario = Scenario {
             seed: raw.seed.unwrap_or(1),
-            duration: duration("duration", raw.duration.as_ref(), seconds(30))?,
+            duration: lasts,
+            warm_up: duration("warm_up", raw.warm_up.as_ref(), WARM_UP.min(lasts / 10))?,
             timeout: duration("timeout", raw.timeout.as_ref(), seconds(10))?,
             threads: within("threads", raw.threads.unwrap_or(1), 1, 64)?,
             disturb: disturb(&raw.disturb.unwrap_or_default())?,
             traffic,
         };
         within("duration", scenario.duration.as_secs_f64(), 0.1, 86_400.0)?;
+        if scenario.warm_up >= lasts {
+            let text = humantime::format_duration(scenario.warm_up);
+            return Err(wrong("warm_up", format!("\"{text}\""), "shorter than the duration"));
+        }
         due(&scenario)?;
         within("timeout", scenario.timeout.as_secs_f64(), 0.001, 3_600.0)?;
         Ok(scenario)

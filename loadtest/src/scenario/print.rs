@@ -15,6 +15,7 @@ impl Scenario {
         let time = |duration| format!("\"{}\"", humantime::format_duration(duration));
         line(format!("seed = {}", self.seed));
         line(format!("duration = {}", time(self.duration)));
+        line(format!("warm_up = {}", time(self.warm_up)));
         line(format!("timeout = {}", time(self.timeout)));
         line(format!("threads = {}", self.threads));
         let disturb = &self.disturb;

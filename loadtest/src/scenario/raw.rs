@@ -9,6 +9,7 @@ use serde::Deserialize;
 pub(super) struct Scenario {
     pub(super) seed: Option<u64>,
     pub(super) duration: Option<String>,
+    pub(super) warm_up: Option<String>,
     pub(super) timeout: Option<String>,
     pub(super) threads: Option<usize>,
     pub(super) disturb: Option<Disturb>,
