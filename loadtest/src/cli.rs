@@ -57,7 +57,7 @@ enum Command {
     /// Print the scenario that these options make, as a file
     Scenario {
         #[command(flatten)]
-        load: Load,
+        load: Box<Load>,
     },
     /// Put several proxies under the same load, in turn, and show them side by side
     Compare(Box<Compare>),

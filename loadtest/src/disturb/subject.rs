@@ -1,6 +1,6 @@
 //! Whom it is done to: a proxy that was started here, or another, of which less is known.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -131,7 +131,7 @@ fn pids(pids: &[Pid]) -> String {
 }
 
 /// Waits until an exuvia serves, by another process than the one that was killed. Whether it did in time.
-pub(super) async fn recovered(socket: &PathBuf, killed: Pid) -> bool {
+pub(super) async fn recovered(socket: &Path, killed: Pid) -> bool {
     let give_up = Instant::now() + RECOVERY;
     while Instant::now() < give_up {
         let status = control::status(socket).await;

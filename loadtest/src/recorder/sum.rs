@@ -214,6 +214,7 @@ mod tests {
             Scenario::parse("warm_up = \"0s\"\n[[traffic]]\nkind = \"http1\"\n[[traffic]]\nkind = \"idle\"")
                 .unwrap();
         let now = Now::new(Instant::now());
+        tokio::time::advance(Duration::from_millis(2)).await;
         let length = Duration::from_millis(100);
         let (sender, mut slices) = mpsc::unbounded_channel();
         let threads: Vec<_> =
