@@ -140,7 +140,7 @@ fn kibibytes(text: &str, field: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -167,14 +167,30 @@ mod tests {
         assert!(memory_of(Pid::this()) > 100 * 1024);
     }
 
+    /// A process that takes what it gets, ended whatever becomes of the test.
+    struct Spinning(Child);
+
+    impl Spinning {
+        fn end(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().unwrap();
+        }
+    }
+
+    impl Drop for Spinning {
+        fn drop(&mut self) {
+            self.end();
+        }
+    }
+
     #[test]
     fn the_time_of_a_process_that_is_gone_is_not_lost() {
         let spin = || {
             let mut command = Command::new("sh");
-            command.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap()
+            Spinning(command.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap())
         };
         let mut child = spin();
-        let pid = Pid::from_raw(child.id().cast_signed());
+        let pid = Pid::from_raw(child.0.id().cast_signed());
         let mut sampler = Sampler::new(Duration::from_millis(200));
         sampler.watch("proxy", move || vec![pid]);
         sampler.watch("witness", || vec![Pid::this()]);
@@ -186,8 +202,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             sampler.sample();
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.end();
         sampler.sample();
         let usage = sampler.finish();
         assert_eq!((usage[0].name.as_str(), usage[1].name.as_str()), ("proxy", "witness"));
