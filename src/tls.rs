@@ -19,7 +19,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::{digest, rand};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -122,6 +123,16 @@ impl Listening<'_> {
         config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }
+}
+
+/// Has the first random number of this process drawn, for which aws-lc gathers entropy from the jitter of the processor:
+/// that takes tens of milliseconds, and whoever shakes hands first would wait for it. To be done before it is ready.
+///
+/// # Errors
+///
+/// The system has no randomness.
+pub fn seed() -> Result<(), Unspecified> {
+    rand::fill(&mut [0; 32])
 }
 
 fn crypto() -> Arc<CryptoProvider> {

@@ -73,6 +73,9 @@ impl Tls {
                 Err(error) => errors.push(format!("upstream: {error}")),
             }
         }
+        if (upstream.is_some() || !listeners.is_empty()) && tls::seed().is_err() {
+            errors.push("nobody can shake hands: the system has no randomness".to_owned());
+        }
         match tickets {
             Some(tickets) if errors.is_empty() => Ok(Tls { listeners, tickets, upstream, warnings }),
             _ => Err(Failure::new("certificates", errors.join("\n"))),
