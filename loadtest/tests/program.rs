@@ -44,20 +44,11 @@ fn a_run_of_everything_passes_and_is_written_down() {
     let (file, out) = (folder.path().join("mine.toml"), folder.path().join("out"));
     let disturb = "duration = \"20s\"\n[disturb]\nevery = \"1500ms\"\nupgrades = 6\nbad_every = 3\nkill_every = 4\nchange_every = 5";
     std::fs::write(&file, light(disturb)).unwrap();
-    let exuvia = EXUVIA.display().to_string();
-    let (file, out_text) = (file.display().to_string(), out.display().to_string());
-    let started = Started::new(&[
-        "--scenario",
-        &file,
-        "--exuvia",
-        &exuvia,
-        "-o",
-        &out_text,
-        "--format",
-        "json",
-        "--probation",
-        "300ms",
-    ]);
+    let exuvia = EXUVIA.display();
+    let (file, folder) = (file.display(), out.display());
+    let started = Started::line(&format!(
+        "--scenario {file} --exuvia {exuvia} -o {folder} --format json --probation 300ms"
+    ));
     let ended = started.end();
     let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
     assert_eq!(
@@ -86,34 +77,14 @@ fn a_run_of_everything_passes_and_is_written_down() {
 
 #[test]
 fn upgrades_are_asked_for_by_signal() {
-    let exuvia = EXUVIA.display().to_string();
+    let exuvia = EXUVIA.display();
     let folder = tempfile::tempdir().unwrap();
-    let ended = Started::new(&[
-        "--exuvia",
-        &exuvia,
-        "-o",
-        folder.path().to_str().unwrap(),
-        "--format",
-        "json",
-        "--shares",
-        "http1,http2",
-        "--rate",
-        "40",
-        "--connections",
-        "8",
-        "-d",
-        "20s",
-        "--upgrade-every",
-        "1s",
-        "--upgrades",
-        "2",
-        "--probation",
-        "200ms",
-        "--bad-every",
-        "2",
-        "--upgrade-signal",
-        "HUP",
-    ])
+    let out = folder.path().display();
+    let ended = Started::line(&format!(
+        "--exuvia {exuvia} -o {out} --format json --shares http1,http2 --rate 40 --connections \
+             8 -d 20s --upgrade-every 1s --upgrades 2 --probation 200ms --bad-every 2 \
+             --upgrade-signal HUP"
+    ))
     .end();
     let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
     assert_eq!(ended.code, Some(0), "{:#?} {:#?}", results.verdict, results.disturbers);
@@ -124,26 +95,14 @@ fn upgrades_are_asked_for_by_signal() {
 
 #[test]
 fn ctrl_c_ends_it_with_what_was_seen() {
-    let exuvia = EXUVIA.display().to_string();
+    let exuvia = EXUVIA.display();
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().display().to_string();
+    let out = folder.path().display();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut started = Started::new(&[
-            "--exuvia",
-            &exuvia,
-            "-o",
-            &out,
-            "--format",
-            "json",
-            "-d",
-            "1h",
-            "--shares",
-            "http1,download",
-            "--connections",
-            "8",
-            "--rate",
-            "50",
-        ]);
+        let mut started = Started::line(&format!(
+            "--exuvia {exuvia} -o {out} --format json -d 1h --shares http1,download --connections \
+             8 --rate 50"
+        ));
         started.wait_for("0/3600 s");
         started.signal(signal);
         let ended = started.end();
@@ -202,16 +161,8 @@ fn ctrl_c_before_there_is_load_ends_it_as_well() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
-    let mut started = Started::new(&[
-        "--plain",
-        &address,
-        "-o",
-        folder.path().to_str().unwrap(),
-        "--shares",
-        "http1",
-        "--upgrade-every",
-        "0s",
-    ]);
+    let out = folder.path().display();
+    let mut started = Started::line(&format!("--plain {address} -o {out} --shares http1 --upgrade-every 0s"));
     started.wait_for("asking the proxy");
     started.signal(Signal::SIGINT);
     let ended = started.end();
@@ -270,17 +221,8 @@ fn a_signal_that_nobody_answers_is_remarked_and_drains_no_longer_than_is_said() 
     );
     let mine = folder.path().join("mine.toml");
     std::fs::write(&mine, scenario).unwrap();
-    let ended = Started::new(&[
-        "--plain",
-        &address,
-        "-o",
-        folder.path().to_str().unwrap(),
-        "--format",
-        "json",
-        "-s",
-        mine.to_str().unwrap(),
-    ])
-    .end();
+    let (out, mine) = (folder.path().display(), mine.display());
+    let ended = Started::line(&format!("--plain {address} -o {out} --format json -s {mine}")).end();
     hears.kill().unwrap();
     hears.wait().unwrap();
     let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
@@ -294,23 +236,11 @@ fn a_signal_that_nobody_answers_is_remarked_and_drains_no_longer_than_is_said() 
 fn a_proxy_that_dies_under_load_has_not_passed() {
     let (server, address) = upstream();
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().display().to_string();
-    let mut started = Started::new(&[
-        "--plain",
-        &address,
-        "-o",
-        &out,
-        "-d",
-        "3s",
-        "--shares",
-        "http1,http1-new",
-        "--rate",
-        "100",
-        "--upgrade-every",
-        "0s",
-        "--format",
-        "json",
-    ]);
+    let out = folder.path().display();
+    let mut started = Started::line(&format!(
+        "--plain {address} -o {out} -d 3s --shares http1,http1-new --rate 100 --upgrade-every \
+             0s --format json"
+    ));
     started.wait_for("0/3 s");
     server.signal(Signal::SIGKILL);
     let ended = started.end();
@@ -392,28 +322,12 @@ fn the_scenario_that_is_printed_can_be_run() {
 #[test]
 fn peers_are_put_under_the_same_load_in_turn() {
     let folder = tempfile::tempdir().unwrap();
-    let exuvia = EXUVIA.display().to_string();
-    let ended = Started::new(&[
-        "compare",
-        "--exuvia",
-        &exuvia,
-        "-o",
-        folder.path().to_str().unwrap(),
-        "--rounds",
-        "1",
-        "-d",
-        "4s",
-        "--upgrade-every",
-        "1500ms",
-        "--drain-timeout",
-        "1s",
-        "--shares",
-        "http1,http1-new,http2",
-        "--rate",
-        "60",
-        "--connections",
-        "8",
-    ])
+    let out = folder.path().display();
+    let exuvia = EXUVIA.display();
+    let ended = Started::line(&format!(
+        "compare --exuvia {exuvia} -o {out} --rounds 1 -d 4s --upgrade-every 1500ms \
+             --drain-timeout 1s --shares http1,http1-new,http2 --rate 60 --connections 8"
+    ))
     .end();
     let text = std::fs::read_to_string(folder.path().join("compare.json")).unwrap();
     let comparison: Comparison = serde_json::from_str(&text).unwrap();

@@ -59,6 +59,11 @@ impl Started {
         Started { child, out, err, seen: String::new(), folder }
     }
 
+    /// The same, with options that have no spaces.
+    pub(crate) fn line(options: &str) -> Started {
+        Started::new(&options.split_whitespace().collect::<Vec<_>>())
+    }
+
     /// Waits until it has said this on standard error.
     pub(crate) fn wait_for(&mut self, text: &str) {
         let give_up = Instant::now() + DEADLINE;
