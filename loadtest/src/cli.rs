@@ -93,7 +93,7 @@ struct Run {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A proxy that runs already")]
-#[command(group = clap::ArgGroup::new("at").multiple(true).conflicts_with("exuvia"))]
+#[command(group = clap::ArgGroup::new("at").multiple(true).conflicts_with_all(["exuvia", "workers", "probation", "drain_timeout", "idle_grace"]))]
 struct Target {
     /// Its address without TLS, host:port
     #[arg(long, value_name = "ADDRESS", value_parser = address, group = "at")]

@@ -123,8 +123,9 @@ impl<'a> Disturber<'a> {
         }
     }
 
-    /// Closes the bands of those that are gone.
+    /// Closes the bands of those that are gone, and notes who is dead.
     fn look(&mut self) {
+        self.now.bury();
         let at = Instant::now();
         let (now, deeds) = (&self.now, &mut self.deeds);
         self.draining.retain_mut(|one| {
@@ -289,17 +290,22 @@ impl<'a> Disturber<'a> {
 
     /// Whether somebody serves in the place of a process that was killed.
     async fn survived(
-        &self,
+        &mut self,
         killed: Pid,
         subject: &mut Subject<'_>,
         orders: &mut watch::Receiver<Order>,
         details: &mut Vec<String>,
     ) -> bool {
         let Some(socket) = subject.exuvia().map(|exuvia| exuvia.socket()) else { return false };
-        let survived = tokio::select! {
-            recovered = recovered(&socket, killed) => recovered,
-            // Not known, then, and nobody's fault if somebody wants the end.
-            _ = orders.wait_for(|order| *order == Order::Cut) => *self.interrupted.borrow() > 0,
+        let mut recovering = std::pin::pin!(recovered(&socket, killed));
+        let mut looks = interval(LOOK);
+        let survived = loop {
+            tokio::select! {
+                recovered = &mut recovering => break recovered,
+                // Not known, then, and nobody's fault if somebody wants the end.
+                _ = orders.wait_for(|order| *order == Order::Cut) => break *self.interrupted.borrow() > 0,
+                _ = looks.tick() => self.look(),
+            }
         };
         if !survived {
             details.push("nobody serves in its place".into());

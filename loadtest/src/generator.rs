@@ -64,6 +64,7 @@ pub fn start(
 
 async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> Result<Totals, String> {
     let Task { scenario, aim, now, slice, mut orders } = task;
+    let end = now.begun() + scenario.duration;
     let recorder = Rc::new(Recorder::new(now.clone(), &scenario, slice, slices));
     // Nobody listens to what is counted aside.
     let aside = Rc::new(Recorder::new(now, &scenario, slice, unbounded_channel().0));
@@ -72,6 +73,7 @@ async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> 
         aside,
         connector: Rc::new(Connector::new(aim.targets, &aim.roots)?),
         timeout: scenario.timeout,
+        end,
         orders: orders.clone(),
     });
     let rolling = Rc::clone(&recorder);

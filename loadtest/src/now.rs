@@ -1,16 +1,19 @@
 //! The run's clock, and the phase of the upgrade at this moment: written by the disturbers, read by all.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::time::Instant;
 
+use crate::stage::processes::is_alive;
 use crate::witness::{Class, Phase};
 
-/// How long after a SIGKILL was sent its process may still have accepted and answered.
+/// How long after a process was seen to be dead an exchange may have begun that it was still to get: what clients and the
+/// witness see of a moment is not the same.
 const DYING: Duration = Duration::from_millis(50);
 
 /// How long after a SIGKILL a client may find out.
@@ -38,14 +41,15 @@ pub struct Moment {
 /// A process that was killed on purpose, and the connections that were inside it.
 #[derive(Clone, Copy, Debug)]
 struct Kill {
+    pid: Pid,
     /// Just before SIGKILL was sent.
     at: Instant,
-    /// When it was dead.
-    dead: Instant,
+    /// When it was seen to be dead.
+    dead: Option<Instant>,
     /// Connections made before this were not its.
     accepted_from: Instant,
-    /// Connections made after this were not its.
-    accepted_to: Instant,
+    /// Connections made after this were not its; `None`: none after its death.
+    accepted_to: Option<Instant>,
 }
 
 impl Now {
@@ -102,22 +106,28 @@ impl Now {
         self.moment.store(word, Ordering::Relaxed);
     }
 
-    /// Kills a process by `kill`, and knows from then on what was inside: connections made from `accepted_from` to
-    /// `accepted_to`, or to its death. Whatever ends meanwhile is judged when that is known. Whether it was killed.
-    pub fn kill(
-        &self,
-        accepted_from: Instant,
-        accepted_to: Option<Instant>,
-        kill: impl FnOnce() -> bool,
-    ) -> bool {
-        let mut kills = self.kills.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Kills a process with SIGKILL, and knows from then on what was inside: connections made from `accepted_from` to
+    /// `accepted_to`, or to its death. Whether it was killed.
+    pub fn kill(&self, pid: Pid, accepted_from: Instant, accepted_to: Option<Instant>) -> bool {
+        // Whatever ends meanwhile is judged when this is known.
+        let mut kills = self.kills();
         let at = Instant::now();
-        let killed = kill();
+        let killed = kill(pid, Signal::SIGKILL).is_ok();
         if killed {
-            let dead = Instant::now() + DYING;
-            kills.push(Kill { at, dead, accepted_from, accepted_to: accepted_to.unwrap_or(dead) });
+            kills.push(Kill { pid, at, dead: None, accepted_from, accepted_to });
         }
         killed
+    }
+
+    /// Notes which of those that were killed are dead by now: a busy machine takes its time. To be called now and then.
+    pub fn bury(&self) {
+        for kill in self.kills().iter_mut().filter(|kill| kill.dead.is_none()) {
+            kill.dead = (!is_alive(kill.pid)).then(Instant::now);
+        }
+    }
+
+    fn kills(&self) -> MutexGuard<'_, Vec<Kill>> {
+        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an exchange was inside a process that was killed on purpose: it was under way on a connection which that
@@ -127,10 +137,11 @@ impl Now {
     pub fn excused(&self, class: Class, connected: Option<Instant>, from: Instant, to: Instant) -> bool {
         let death = matches!(class, Class::Reset | Class::ClosedBeforeAnswer | Class::ClosedInAnswer);
         let Some(connected) = connected.filter(|_| death) else { return false };
-        let kills = self.kills.lock().unwrap_or_else(PoisonError::into_inner);
-        kills.iter().any(|kill| {
-            let inside = connected >= kill.accepted_from && connected <= kill.accepted_to;
-            inside && from <= kill.dead && to >= kill.at && to <= kill.dead + FOUND_OUT
+        self.kills().iter().any(|kill| {
+            // As long as it is not known to be dead it may accept and answer.
+            let dead = kill.dead.unwrap_or(to) + DYING;
+            let inside = connected >= kill.accepted_from && connected <= kill.accepted_to.unwrap_or(dead);
+            inside && from <= dead && to >= kill.at && to <= dead + FOUND_OUT
         })
     }
 }
@@ -155,10 +166,16 @@ mod tests {
         let at = |millis| begun + Duration::from_millis(millis);
         let now = Now::new(begun);
         assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
-        assert!(!now.kill(begun, None, || false), "nobody was killed");
+        // Nobody's id.
+        let nobody = Pid::from_raw(i32::MAX);
+        assert!(!now.kill(nobody, begun, None), "nobody was killed");
         assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
-        let kill = Kill { at: at(1000), dead: at(1050), accepted_from: at(500), accepted_to: at(1050) };
-        now.kills.lock().unwrap().push(kill);
+        let kill = Kill { pid: nobody, at: at(1000), dead: None, accepted_from: at(500), accepted_to: None };
+        now.kills().push(kill);
+        assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(5000)), "it takes long to die");
+        now.bury();
+        assert!(now.kills()[0].dead.is_some());
+        now.kills()[0].dead = Some(at(1000));
         assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
         let not_its = now.excused(Class::Reset, Some(at(400)), at(900), at(1001));
         let over_before = now.excused(Class::Reset, Some(at(600)), at(900), at(999));

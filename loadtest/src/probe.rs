@@ -40,7 +40,7 @@ pub enum Error {
         option: &'static str,
     },
     /// The witness cannot connect as it is set up.
-    #[error("TLS cannot be used: {0}; give another --name or --ca")]
+    #[error("{0}; give another --name or --ca")]
     Setup(String),
     /// Nobody answers as expected.
     #[error("the proxy at {target} does not lead to the upstream of exuvia-loadtest: {cause}")]

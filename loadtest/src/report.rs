@@ -306,6 +306,7 @@ fn surroundings(results: &Results) -> Vec<(&'static str, String)> {
         ("arguments", plain(&of.arguments.join(" "))),
         ("seed", scenario.seed.to_string()),
         ("duration", time(scenario.duration)),
+        ("warm-up", time(scenario.warm_up)),
         ("timeout", time(scenario.timeout)),
         ("upgrades", upgrades),
     ];

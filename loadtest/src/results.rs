@@ -102,8 +102,8 @@ pub struct KindRow {
     pub bytes_in: u64,
     /// Bytes of bodies and messages sent.
     pub bytes_out: u64,
-    /// From the intended time to the end, of exchanges that ended ok outside of every upgrade, after the warm-up. Whole calls of gRPC are
-    /// not in it, only their messages; and in the sum of all kinds none of those that last on purpose.
+    /// From the intended time to the end, of exchanges that ended ok outside of every upgrade, after the warm-up. Whole
+    /// calls of gRPC are not in it, only their messages; and in the sum of all kinds none of those that last on purpose.
     pub steady: Latency,
     /// The same, of those that touched an upgrade: begun or ended in a phase other than [`Phase::Steady`].
     pub upgrading: Latency,

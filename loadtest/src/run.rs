@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long what is under way may take to end after an interruption.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an upgrade that is under way may take to end after the load: longer than any is waited for.
+const DEED_PATIENCE: Duration = Duration::from_secs(150);
+
 /// How it goes, ten times a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
@@ -82,6 +85,7 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
 ) -> Ran {
     let slice = slice(scenario);
     let (orders, listening) = watch::channel(Order::Go);
+    let (deed_orders, disturber) = watch::channel(Order::Go);
     let (sender, mut slices) = unbounded_channel();
     let shared = Arc::new(scenario.clone());
     let (mut threads, mut troubles) = (Vec::new(), Vec::new());
@@ -92,16 +96,17 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
             Err(error) => troubles.push(format!("no thread to generate load: {error}")),
         }
     }
-    drop(sender);
+    drop((sender, listening));
 
     let mut sum = Sum::default();
     let mut deeds = None;
-    let mut disturb = std::pin::pin!(disturb(now.clone(), listening));
+    let mut disturb = std::pin::pin!(disturb(now.clone(), disturber));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let end = now.begun() + scenario.duration;
     let slowest = scenario.traffic.iter().map(|traffic| traffic.lasts).max().unwrap_or_default();
     let mut patience = end + scenario.timeout + slowest + PATIENCE;
+    let mut deed_patience = end + DEED_PATIENCE;
     let mut seconds = None;
     let (mut wishes, mut generating) = (0, true);
     while generating || deeds.is_none() {
@@ -118,22 +123,30 @@ pub async fn run<D: Future<Output = Vec<Deed>>>(
             () = sleep_until(end), if seconds.is_none() => {
                 seconds = Some(scenario.duration.as_secs_f64());
                 orders.send_replace(Order::End);
+                deed_orders.send_replace(Order::End);
             }
             Ok(()) = interrupted.changed() => {
                 wishes = *interrupted.borrow_and_update();
                 seconds.get_or_insert_with(|| now.begun().elapsed().as_secs_f64());
-                patience = patience.min(Instant::now() + PATIENCE);
-                orders.send_replace(if wishes > 1 { Order::Cut } else { Order::End });
+                let soon = Instant::now() + PATIENCE;
+                (patience, deed_patience) = (patience.min(soon), deed_patience.min(soon));
+                let order = if wishes > 1 { Order::Cut } else { Order::End };
+                orders.send_replace(order);
+                deed_orders.send_replace(order);
             }
-            () = sleep_until(patience) => {
+            () = sleep_until(patience), if generating => {
                 patience += Duration::from_secs(86_400);
                 orders.send_replace(Order::Cut);
+            }
+            () = sleep_until(deed_patience), if deeds.is_none() => {
+                deed_patience += Duration::from_secs(86_400);
+                deed_orders.send_replace(Order::Cut);
             }
         }
         if !generating && seconds.is_none() {
             // No load, and yet time: every thread has failed, or there was nothing to do.
             seconds = Some(now.begun().elapsed().as_secs_f64());
-            orders.send_replace(Order::End);
+            deed_orders.send_replace(Order::End);
         }
     }
     for thread in threads {

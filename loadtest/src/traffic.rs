@@ -41,6 +41,8 @@ pub struct Context {
     pub connector: Rc<Connector>,
     /// How long an exchange may take.
     pub timeout: Duration,
+    /// When the load ends.
+    pub end: Instant,
     /// What the users are to do.
     pub orders: watch::Receiver<Order>,
 }
@@ -64,6 +66,7 @@ impl Context {
             aside: Rc::clone(&self.aside),
             connector: Rc::clone(&self.connector),
             timeout: self.timeout,
+            end: self.end,
             orders: self.orders.clone(),
         })
     }
@@ -101,7 +104,8 @@ impl Context {
     /// what it kept from being asked.
     fn never_begun(&self, kind: usize, unit: Unit, plan: Plan) {
         let begun = self.recorder.now().begun();
-        let behind = Instant::now() - BEHIND;
+        // What was due after the end was not to begin, however long the last one took.
+        let behind = Instant::now().min(self.end) - BEHIND;
         let due = plan.map_while(|step| Some(begun + step.due?)).take_while(|due| *due < behind);
         due.for_each(|due| drop(InFlight::new(self, kind, unit, due)));
     }

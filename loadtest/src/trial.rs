@@ -118,7 +118,11 @@ pub async fn ours(scenario: &Scenario, ours: &Ours, mut witnessed: Witnessed<'_>
     tokio::select! {
         killed = end => verdict::overstayed(&mut results, ours.drain_timeout, killed),
         // At once, then: what is dropped is killed.
-        Ok(_) = wish.wait_for(|wishes| *wishes > 1) => {}
+        Ok(_) = wish.wait_for(|wishes| *wishes > 1) => {
+            results.verdict.interrupted = true;
+            results.verdict.reasons.push("it was ended before its processes had".into());
+            verdict::overstayed(&mut results, ours.drain_timeout, 0);
+        }
     }
     drop(folder);
     Ok(results)

@@ -11,6 +11,9 @@ use crate::scenario::Scenario;
 use crate::table::text::{count, counted, deed, plain};
 use crate::witness::{Class, Phase};
 
+/// The reason that says nothing against the proxy.
+pub const INTERRUPTED: &str = "it was ended before its time";
+
 /// How much longer than it may an old process may take to be gone: a busy machine is slow to notice.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -34,7 +37,7 @@ pub fn results(
     failed(&mut reasons, &total);
     undone(&mut reasons, scenario, &ran.deeds, ran.interrupted);
     if ran.interrupted {
-        reasons.push("it was ended before its time".into());
+        reasons.push(INTERRUPTED.into());
     } else {
         unproven(&mut reasons, &kinds, &total);
     }
@@ -44,7 +47,7 @@ pub fn results(
         excused: total.excused,
         failures_with_retry,
         reasons,
-        remarks: untold(&ran.deeds).into_iter().collect(),
+        remarks: remarks(scenario, &ran.deeds),
         interrupted: ran.interrupted,
     };
     Results {
@@ -101,7 +104,7 @@ fn undone(reasons: &mut Vec<String>, scenario: &Scenario, deeds: &[Deed], interr
     // So many are due; where their number is not named, some may be late.
     if done == 0 || done < plan.upgrades || done < due / 2 {
         reasons.push(format!(
-            "{} of {} were begun: each takes longer than the time between two",
+            "{} of {} were begun",
             count(u64::from(done)),
             counted(u64::from(due), "upgrade")
         ));
@@ -116,6 +119,15 @@ fn undone(reasons: &mut Vec<String>, scenario: &Scenario, deeds: &[Deed], interr
             reasons.push(format!("{reason}, though it was asked for"));
         }
     }
+}
+
+/// What is to be known beside the verdict.
+fn remarks(scenario: &Scenario, deeds: &[Deed]) -> Vec<String> {
+    let due = u64::from(scenario.disturb.due(scenario.duration));
+    let done = deeds.len() as u64;
+    let late = (done < due)
+        .then(|| format!("{} of {} that were due were begun", count(done), counted(due, "upgrade")));
+    untold(deeds).into_iter().chain(late).collect()
 }
 
 /// Of how many upgrades nothing told how they went.

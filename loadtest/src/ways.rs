@@ -152,7 +152,7 @@ pub async fn by_signal(
         sleep(TICK).await;
     }
     if !processes::is_alive(before) {
-        return Outcome::failed(format!("{name} to {before}: it is gone, and nobody has taken its place"));
+        return Outcome::undone(format!("{name} to {before}: it is gone, and nobody has taken its place"));
     }
     Outcome {
         verdict: Verdict::Unknown,

@@ -82,15 +82,15 @@ fn upgrades_are_asked_for_by_signal() {
     let out = folder.path().display();
     let ended = Started::line(&format!(
         "--exuvia {exuvia} -o {out} --format json --shares http1,http2 --rate 40 --connections \
-             8 -d 20s --upgrade-every 1s --upgrades 2 --probation 200ms --bad-every 2 \
-             --upgrade-signal HUP"
+             8 -d 20s --upgrade-every 1s --upgrades 2 --probation 200ms \
+         --upgrade-signal HUP"
     ))
     .end();
     let results: Results = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
     assert_eq!(ended.code, Some(0), "{:#?} {:#?}", results.verdict, results.disturbers);
     let done: Vec<DeedKind> = results.disturbers.iter().map(|deed| deed.deed).collect();
-    assert_eq!(done, [DeedKind::Upgrade, DeedKind::BadUpgrade]);
-    assert!(results.disturbers[1].detail.contains("its pid is still in the file"), "{results:#?}");
+    assert_eq!(done, [DeedKind::Upgrade, DeedKind::Upgrade]);
+    assert!(results.disturbers[1].detail.contains("its place was taken"), "{results:#?}");
 }
 
 #[test]
@@ -264,9 +264,9 @@ fn what_is_wrong_is_said_with_the_way_out() {
         (&["--plain", &address, "--upgrade-every", "0s"], "no address with TLS is known; give --tls ADDRESS"),
         (&["--plain", &nobody, "--upgrade-every", "0s", "--shares", "http1"], "Connection refused"),
         (&["--plain", "nowhere"], "--plain <ADDRESS>"),
-        (&["--upgrade-command", "true"], "are for a proxy that runs already"),
-        (&["--control", "/nonexistent"], "are for a proxy that runs already"),
-        (&["--upgrade-signal", "HUP", "--kill-every", "2"], "a kill has its moment"),
+        (&["--upgrade-command", "true"], "is the one that is upgraded"),
+        (&["--control", "/nonexistent"], "is the one that is upgraded"),
+        (&["--upgrade-signal", "HUP", "--kill-every", "2"], "only the control socket tells"),
         (&["--name", "localhost"], "--plain <ADDRESS>"),
         (&["--rate", "nan", "--shares", "http1"], "--rate <N>"),
         (&["-d", "1s"], "disturb.first = "),

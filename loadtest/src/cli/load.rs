@@ -174,13 +174,14 @@ pub(super) fn for_ours(scenario: &Scenario) -> Result<(), String> {
     }
     match plan.by {
         Way::Control(None) => Ok(()),
-        Way::Signal { pid_file: None, .. } if plan.kill_every > 0 => {
-            Err("a kill has its moment by what the control socket tells; leave out --upgrade-signal or --kill-every"
+        Way::Signal { pid_file: None, .. } if plan.kill_every > 0 || plan.bad_every > 0 => {
+            Err("only the control socket tells when to kill, and whether a bad upgrade was tried; leave out \
+                 --upgrade-signal, or --kill-every and --bad-every"
                 .into())
         }
         Way::Signal { pid_file: None, .. } => Ok(()),
-        _ => Err("--control, --pid-file and --upgrade-command are for a proxy that runs already; name its \
-                  addresses with --plain and --tls, or leave them out: the exuvia that is started here is upgraded"
+        _ => Err("the exuvia that is started here is the one that is upgraded: leave out --control, --pid-file and \
+                  --upgrade-command, or name the addresses of another proxy with --plain and --tls"
             .into()),
     }
 }

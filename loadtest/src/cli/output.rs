@@ -60,8 +60,15 @@ impl Output {
                 print(&format!("{}\nreport: {}\n", table::terminal(results), page.display()))
             }
         };
-        // What could not be printed is in the files, and the other way round.
-        write(&self.output, results, &json).and(printed)?;
+        // What could not be printed is in the files, and the other way round; the verdict is the same.
+        let kept = write(&self.output, results, &json).and(printed);
+        if !results.verdict.passed
+            && let Err(error) = &kept
+        {
+            writeln!(io::stderr(), "exuvia-loadtest: {error}").ok();
+        } else {
+            kept?;
+        }
         Ok(match (results.verdict.passed, results.verdict.interrupted) {
             (true, _) => Exit::Passed,
             (false, true) => Exit::Interrupted,

@@ -21,6 +21,9 @@ const UPGRADE: Duration = Duration::from_secs(120);
 /// How long exuvia may take to have an owner again after a process was killed.
 const RECOVERY: Duration = Duration::from_secs(10);
 
+/// How long it may take to connect on this host.
+const CONNECT: Duration = Duration::from_secs(1);
+
 /// How often it is asked.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -65,11 +68,11 @@ impl Subject<'_> {
             let way = own(way, exuvia);
             let old = serving(&Way::Control(Some(exuvia.socket()))).await;
             say(Heard::Old(old.clone()));
-            let limits = Limits { upgrade: UPGRADE, settle: settle + exuvia.probation() };
+            let limits = Limits { upgrade: UPGRADE, settle: UPGRADE };
             let mut outcome = ways::ask(&way, limits, |event| say(Heard::Event(event))).await;
             if outcome.verdict == Verdict::Unknown {
                 // exuvia writes its pid file at each commit: there was none.
-                outcome.verdict = Verdict::Failed;
+                outcome.verdict = Verdict::Undone;
             }
             return (outcome, old);
         }
@@ -132,15 +135,16 @@ fn pids(pids: &[Pid]) -> String {
 
 /// Waits until an exuvia serves, by another process than the one that was killed. Whether it did in time.
 pub(super) async fn recovered(socket: &Path, killed: Pid) -> bool {
-    let give_up = Instant::now() + RECOVERY;
-    while Instant::now() < give_up {
-        let status = control::status(socket).await;
-        if status.is_ok_and(|status| status.pid != killed.as_raw() && status.phase == "serving") {
-            return true;
+    let serves = async {
+        loop {
+            let status = control::status(socket).await;
+            if status.is_ok_and(|status| status.pid != killed.as_raw() && status.phase == "serving") {
+                return;
+            }
+            sleep(TICK).await;
         }
-        sleep(TICK).await;
-    }
-    false
+    };
+    timeout(RECOVERY, serves).await.is_ok()
 }
 
 /// The changes of the configuration, one after the other: a listener more, a worker more, a listener less, a worker
@@ -168,7 +172,7 @@ impl Changes {
 
 /// Whether the third listener is there if it should be, and not if it should not: what is wrong, in words.
 pub(super) async fn extra_is_as_configured(exuvia: &Exuvia) -> Result<(), String> {
-    let connected = timeout(RECOVERY, TcpStream::connect(exuvia.extra_address())).await;
+    let connected = timeout(CONNECT, TcpStream::connect(exuvia.extra_address())).await;
     let answers = matches!(connected, Ok(Ok(_)));
     match (exuvia.shape().extra, answers) {
         (true, false) => Err("the listener that was added does not listen".into()),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
@@ -14,14 +13,17 @@ use crate::stage::group::Members;
 use crate::ways::Event;
 use crate::witness::Phase;
 
-/// How far what is heard of a process may be from what it does: whom it accepts it knows before the word of it is here.
+/// How late the word of what a process does may be here: so much sooner, or longer, it may have accepted.
 const WORD: Duration = Duration::from_millis(100);
 
-/// Within which time after the commit an old process is killed.
+/// Within which time after the commit an old process is killed, before [`PART`] is taken of it as of any phase.
 const DRAIN: Duration = Duration::from_millis(300);
 
 /// Which part of a phase, as long as it usually is, may pass before a kill in it: so that the phase is not over.
 const PART: f64 = 0.6;
+
+/// After which part of the probation a new process is not killed any more.
+const TOO_LATE: f64 = 0.8;
 
 /// A probation that is shorter may be over before a kill in it is done.
 const LONG_ENOUGH: Duration = Duration::from_millis(100);
@@ -157,10 +159,15 @@ impl UnderWay {
         if !self.members.as_ref().is_some_and(|members| members.list().contains(&pid)) {
             return;
         }
+        // Where this comes late, it would be the owner that dies, which is no part of an upgrade.
+        let late = |ready: Instant| ready.elapsed() > self.probation.mul_f64(TOO_LATE);
+        if !old && self.ready.is_some_and(late) {
+            return;
+        }
         // A new process accepts nothing before it is ready.
         let from = if old { self.accepts_since } else { self.ready.unwrap_or_else(Instant::now) };
         let to = self.ready.filter(|_| old).map(|ready| ready + WORD);
-        if now.kill(from.checked_sub(WORD).unwrap_or(from), to, || kill(pid, Signal::SIGKILL).is_ok()) {
+        if now.kill(pid, from.checked_sub(WORD).unwrap_or(from), to) {
             self.killed = Some((pid, self.phase));
         }
     }

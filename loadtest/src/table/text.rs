@@ -1,6 +1,7 @@
 //! Numbers and sentences as people read them.
 
 use crate::results::{Deed, DeedKind, Results};
+use crate::verdict::INTERRUPTED;
 use crate::witness::{Failure, Unit};
 
 /// With a comma at each thousand.
@@ -142,7 +143,7 @@ pub fn sentence(results: &Results) -> String {
 fn state(results: &Results) -> String {
     let verdict = &results.verdict;
     // An interrupted run has not passed for that alone: only what it saw makes it a failed one.
-    let clean = verdict.failures == 0 && results.disturbers.iter().all(|deed| deed.as_expected);
+    let clean = verdict.reasons.iter().all(|reason| reason == INTERRUPTED);
     match (verdict.interrupted, verdict.passed || clean) {
         (true, true) => format!("interrupted after {}", lasted(results.seconds)),
         (true, false) => format!("FAILED, interrupted after {}", lasted(results.seconds)),

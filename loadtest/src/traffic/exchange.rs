@@ -278,22 +278,12 @@ impl<'a> Seen<'a> {
                 sleep_until(begun + content::share(self.ask.lasts(), self.body, self.ask.length())).await;
             }
         }
-        let judged = self.judge(status, wrong, &text);
         // hyper takes a stream that is reset without an error, or cancelled, for one that has ended.
         let reset = |stream| connection.state.log.frames.was_reset(stream);
-        if judged.0 == Class::WrongBytes && self.is_short() && self.stream.is_some_and(reset) {
-            return Ok((Class::Reset, format!("the stream was reset: {}", judged.1)));
+        if status == StatusCode::OK && wrong.is_none() && self.stream.is_some_and(reset) {
+            return Ok((Class::Reset, format!("the stream was reset after {} bytes", self.body)));
         }
-        Ok(judged)
-    }
-
-    fn is_short(&self) -> bool {
-        let length = match self.ask.traffic.kind {
-            // A checksum is as long as any other.
-            Kind::Upload => summed(0, self.ask.length()).len() as u64,
-            _ => self.ask.length(),
-        };
-        self.body < length
+        Ok(self.judge(status, wrong, &text))
     }
 
     fn judge(&self, status: StatusCode, wrong: Option<u64>, text: &[u8]) -> (Class, String) {

@@ -66,7 +66,17 @@ async fn call(
         };
         let in_flight = InFlight::new(context, slot.kind(), Unit::Message, intended);
         let mut echoed = call.echo(context, step).await;
+        let give_up = Instant::now() + context.timeout;
         while call.unsent {
+            if Instant::now() >= give_up {
+                let outcome = Outcome::failed(
+                    Class::Timeout,
+                    Some(call.peer),
+                    "no connection lasted until the call could begin".into(),
+                );
+                in_flight.ended(outcome.clone(), None);
+                return outcome;
+            }
             // As with a request: what has not begun is begun on another connection.
             call = match restart(context, traffic, slot, &call).await {
                 Ok(call) => call,

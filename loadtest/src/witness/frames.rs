@@ -4,9 +4,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const HEADER: usize = 9;
+/// The flag of the last frame of a stream (RFC 9113, sections 6.1 and 6.2).
+const END_STREAM: u8 = 1;
+
+/// Of how many streams it is remembered that they have ended: a reset that is of no importance follows soon.
+const REMEMBERED: usize = 1024;
 
 /// What has passed on one connection.
 #[derive(Debug, Default)]
@@ -15,8 +22,10 @@ pub struct Frames {
     pub goaway: Cell<Option<u32>>,
     /// GOAWAYs seen.
     pub goaways: Cell<u32>,
-    /// Streams that were reset.
+    /// Streams that were reset before they had ended.
     reset: RefCell<BTreeSet<u32>>,
+    /// The last streams that have ended.
+    ended: RefCell<BTreeSet<u32>>,
     parser: RefCell<Parser>,
 }
 
@@ -51,15 +60,23 @@ impl Frames {
         }
     }
 
-    /// Whether the peer has reset a stream.
+    /// Whether the peer has reset a stream that it had not ended.
     #[must_use]
     pub fn was_reset(&self, stream: u32) -> bool {
         self.reset.borrow().contains(&stream)
     }
 
     fn frame(&self, head: &[u8]) {
-        if head[3] == RST_STREAM {
-            self.reset.borrow_mut().insert(u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]));
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        if matches!(head[3], DATA | HEADERS) && head[4] & END_STREAM != 0 {
+            let mut ended = self.ended.borrow_mut();
+            ended.insert(stream);
+            if ended.len() > REMEMBERED {
+                ended.pop_first();
+            }
+        }
+        if head[3] == RST_STREAM && !self.ended.borrow().contains(&stream) {
+            self.reset.borrow_mut().insert(stream);
         }
         if head[3] == GOAWAY && head.len() == HEADER + 8 {
             let last = u32::from_be_bytes([head[9] & 0x7f, head[10], head[11], head[12]]);
@@ -117,6 +134,26 @@ mod tests {
             assert_eq!((frames.goaways.get(), frames.goaway.get()), (2, Some(5)), "pieces of {size}");
             assert_eq!([1, 3, 7].map(|stream| frames.was_reset(stream)), [false, true, false]);
         }
+    }
+
+    #[test]
+    fn a_reset_behind_the_end_is_of_no_importance() {
+        let frames = Frames::default();
+        let flagged = |kind, stream| {
+            let mut bytes = frame(kind, stream, b"x");
+            bytes[4] = END_STREAM;
+            bytes
+        };
+        for (kind, stream) in [(DATA, 1), (HEADERS, 3)] {
+            frames.read(&flagged(kind, stream));
+            frames.read(&frame(RST_STREAM, stream, &[0; 4]));
+            assert!(!frames.was_reset(stream));
+        }
+        frames.read(&frame(DATA, 5, b"x"));
+        frames.read(&frame(RST_STREAM, 5, &[0; 4]));
+        assert!(frames.was_reset(5));
+        (0..5000).for_each(|number| frames.read(&flagged(DATA, 2 * number + 7)));
+        assert_eq!(frames.ended.borrow().len(), REMEMBERED);
     }
 
     #[test]
