@@ -7,6 +7,7 @@ use crate::results::{
     Band, Deed, DeedKind, KindRow, Latency, Results, SCHEMA, Slices, Surroundings, Usage, Verdict,
 };
 use crate::scenario::{DEFAULT, Scenario};
+use crate::verdict::INTERRUPTED;
 use crate::witness::{Class, Disturbance, Failure, Phase, Unit};
 
 fn row(kind: &str, ok: u64, failed: &[(Class, u64)], closed: u64) -> KindRow {
@@ -111,12 +112,14 @@ fn both_as_markdown() {
 #[test]
 fn an_interrupted_run_has_passed_only_so_far() {
     let mut results = passed();
-    results.verdict = Verdict { interrupted: true, ..Verdict::default() };
+    let reasons = vec![INTERRUPTED.into()];
+    results.verdict = Verdict { interrupted: true, reasons, ..Verdict::default() };
     (results.seconds, results.total, results.disturbers) = (12.2, row("total", 1, &[], 0), Vec::new());
     let text = terminal(&results);
     let first = text.lines().next().unwrap();
     assert_eq!(first, "interrupted after 12 s: 1 exchange without any upgrade, 0 failed, 0 disturbances");
-    (results.verdict.failures, results.verdict.failures_with_retry) = (1, 1);
+    // A process that had to be killed is no failure of an exchange, and one of the proxy.
+    results.verdict.reasons.push("1 process did not end when told to, and had to be killed".into());
     assert!(terminal(&results).starts_with("FAILED, interrupted after 12 s: "));
 }
 
