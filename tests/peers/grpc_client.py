@@ -1,5 +1,7 @@
 """Strict gRPC clients (grpcio) of `grpc_server.py`: every message, status, detail and metadata is checked, and no call
-is ever tried again: retries are off, those that gRPC calls transparent too.
+that a server may have seen is ever tried again: there is no retry policy. What gRPC calls transparent retries are on, as
+they are wherever gRPC runs (gRFC A6): grpc-core gives a call to a connection and only then hears of its GOAWAY, fails it
+before a byte of it is written, and without them that is the caller's to mend. No server can help it (grpc issue 19969).
 
 `--once` makes one call of every kind. Otherwise busy ones make calls of all kinds in turn, and long ones hold a
 bidirectional stream each from the beginning to the end."""
@@ -17,7 +19,7 @@ import grpc
 import peer
 
 OPTIONS = [
-    ("grpc.enable_retries", 0),
+    ("grpc.enable_retries", 1),
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
     ("grpc.use_local_subchannel_pool", 1),
