@@ -215,24 +215,33 @@ impl Own {
     }
 }
 
-/// Does something that shows how it goes.
+/// Does something that shows how it goes, and that a signal ends.
 fn witnessed<T>(
     scenario: &Scenario,
     quiet: bool,
     job: impl AsyncFnOnce(Witnessed<'_>) -> T,
 ) -> Result<T, String> {
     block_on(async {
-        let interrupted = interruptions()?;
-        let screen = RefCell::new(Screen::new(scenario.duration, quiet));
-        let done = job(Witnessed {
-            interrupted,
-            step: &mut |step| screen.borrow_mut().step(step),
-            tick: &mut |tick, now| screen.borrow_mut().tick(tick, now),
-        })
-        .await;
-        screen.borrow().clear();
-        Ok(done)
+        let screen = Screen::new(scenario.duration, quiet);
+        Ok(shown(screen, interruptions()?, job).await)
     })?
+}
+
+/// Does something that shows on a screen how it goes.
+async fn shown<T>(
+    screen: Screen,
+    interrupted: watch::Receiver<u32>,
+    job: impl AsyncFnOnce(Witnessed<'_>) -> T,
+) -> T {
+    let screen = RefCell::new(screen);
+    let done = job(Witnessed {
+        interrupted,
+        step: &mut |step| screen.borrow_mut().step(step),
+        tick: &mut |tick, now| screen.borrow_mut().tick(tick, now),
+    })
+    .await;
+    screen.borrow().clear();
+    done
 }
 
 fn block_on<T>(job: impl Future<Output = T>) -> Result<T, String> {

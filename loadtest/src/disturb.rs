@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use crate::now::{Moment, Now};
 use crate::results::{Band, Deed, DeedKind};
@@ -110,8 +110,7 @@ impl<'a> Disturber<'a> {
 
     /// Watches what drains until then, or as long as there is load. Whether there is.
     async fn watch_until(&mut self, until: Option<Instant>, orders: &mut watch::Receiver<Order>) -> bool {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = looks();
         loop {
             tokio::select! {
                 biased;
@@ -175,8 +174,7 @@ impl<'a> Disturber<'a> {
         let (tell, mut heard) = unbounded_channel();
         let ended = {
             let mut upgrade = std::pin::pin!(subject.upgrade(&self.plan.by, self.plan.settle, tell));
-            let mut looks = interval(LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut looks = looks();
             loop {
                 tokio::select! {
                     biased;
@@ -298,7 +296,7 @@ impl<'a> Disturber<'a> {
     ) -> bool {
         let Some(socket) = subject.exuvia().map(|exuvia| exuvia.socket()) else { return false };
         let mut recovering = std::pin::pin!(recovered(&socket, killed));
-        let mut looks = interval(LOOK);
+        let mut looks = looks();
         let survived = loop {
             tokio::select! {
                 recovered = &mut recovering => break recovered,
@@ -347,6 +345,13 @@ impl<'a> Disturber<'a> {
         }
         self.deeds
     }
+}
+
+/// When to look whether old processes are gone.
+fn looks() -> Interval {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 /// Whether an upgrade ended as one of its kind should; what is wrong goes to `details`. A kill is judged by what follows.

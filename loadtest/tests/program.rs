@@ -10,7 +10,6 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use loadtest::compare::Comparison;
 use loadtest::results::{DeedKind, Results};
@@ -18,7 +17,7 @@ use loadtest::scenario::{Kind, Scenario};
 use loadtest::stage::exuvia::find;
 use loadtest::witness::{Class, Phase};
 use nix::sys::signal::Signal;
-use started::{Started, upstream};
+use started::{Started, upstream, wait_until_there};
 
 /// Built once for all tests.
 static EXUVIA: LazyLock<PathBuf> = LazyLock::new(|| find(None).unwrap());
@@ -142,11 +141,7 @@ fn ctrl_c_does_not_wait_for_a_command_that_hangs() {
         "--upgrade-command",
         &command,
     ]);
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !mark.exists() {
-        assert!(Instant::now() < give_up, "there is no upgrade");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_there(&mark);
     started.signal(Signal::SIGINT);
     let ended = started.end();
     let results: Results = serde_json::from_str(&ended.out).unwrap();
@@ -209,11 +204,7 @@ fn a_signal_that_nobody_answers_is_remarked_and_drains_no_longer_than_is_said() 
     let script = format!("trap : HUP; echo > {}; while :; do sleep 0.05; done", ready.display());
     let mut hears = Command::new("sh").args(["-c", &script]).spawn().unwrap();
     std::fs::write(&file, hears.id().to_string()).unwrap();
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !ready.exists() {
-        assert!(Instant::now() < give_up, "the script does not begin");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_there(&ready);
     let scenario = format!(
         "duration = \"5s\"\n[disturb]\nfirst = \"500ms\"\nevery = \"1s\"\nupgrades = 1\nsettle = \"300ms\"\n\
          signal = \"HUP\"\npid_file = {:?}\n[[traffic]]\nkind = \"http1\"\nrate = 20\n",

@@ -158,13 +158,8 @@ async def run(options, report, folder):
         browser.end()
 
 
-def main():
-    parser = peer.arguments(__doc__)
-    parser.add_argument("--program", default="chromium")
-    parser.add_argument("--protocol", default="h2")
-    options = parser.parse_args()
-    report = peer.Report()
-    report.stop_with_stdin()
+def drive(run, options, report):
+    """Has a browser driven by `run`, with a folder for what it keeps, and ends with the report."""
     # Not as a context: its end must come before the report's, which ends the process.
     folder = tempfile.mkdtemp(prefix="exuvia-chromium-")
     try:
@@ -172,6 +167,16 @@ def main():
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.end()
+
+
+def main():
+    parser = peer.arguments(__doc__)
+    parser.add_argument("--program", default="chromium")
+    parser.add_argument("--protocol", default="h2")
+    options = parser.parse_args()
+    report = peer.Report()
+    report.stop_with_stdin()
+    drive(run, options, report)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ import argparse
 import asyncio
 import base64
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from websockets.asyncio.client import connect
 
 import peer
-from chromium import Browser, Page
+from chromium import Browser, Page, drive
 
 SIZES = {"wide": (1280, 800), "narrow": (400, 800), "phone": (360, 640), "desk": (1600, 1000), "paper": (718, 1000)}
 
@@ -189,13 +187,7 @@ def main():
     parser.add_argument("--pictures", help="a folder for pictures of each page")
     options = parser.parse_args()
     report = peer.Report()
-    # Not as a context: its end must come before the report's, which ends the process.
-    folder = tempfile.mkdtemp(prefix="exuvia-chromium-")
-    try:
-        asyncio.run(run(options, report, Path(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    report.end()
+    drive(run, options, report)
 
 
 if __name__ == "__main__":

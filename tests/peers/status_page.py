@@ -6,14 +6,12 @@ exuvia may be asked."""
 
 import asyncio
 import base64
-import shutil
-import tempfile
 from pathlib import Path
 
 from websockets.asyncio.client import connect
 
 import peer
-from chromium import Browser, Page
+from chromium import Browser, Page, drive
 
 # Each is true once the page shows it.
 STEPS = {
@@ -83,13 +81,7 @@ def main():
     parser.add_argument("--pictures", help="a folder for pictures of each step")
     options = parser.parse_args()
     report = peer.Report()
-    # Not as a context: its end must come before the report's, which ends the process.
-    folder = tempfile.mkdtemp(prefix="exuvia-chromium-")
-    try:
-        asyncio.run(run(options, report, Path(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    report.end()
+    drive(run, options, report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 //! `exuvia-loadtest compare`: the same scenario for several proxies, in turn.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -10,13 +9,13 @@ use loadtest::compare::{Comparison, Contender, Round, SCHEMA, turns};
 use loadtest::scenario::{Scenario, Way};
 use loadtest::stage::Choice;
 use loadtest::stage::nginx::By;
-use loadtest::trial::{self, Ours, Witnessed};
+use loadtest::trial::{self, Ours};
 use loadtest::{host, stage, table};
 
 use super::load::Load;
 use super::output::{Format, Output, cannot, document, print, write};
 use super::screen::Screen;
-use super::{Exit, Own, block_on, interruptions};
+use super::{Exit, Own, block_on, interruptions, shown};
 
 /// How long a run is, and how long from upgrade to upgrade, if nobody says: there are many runs.
 const TIMES: [&str; 2] = ["16s", "4s"];
@@ -133,14 +132,10 @@ impl Compare {
                 let ours = Ours { cpu, ..self.own.ours(choices[at].clone(), 1) };
                 let title = format!("round {}/{}, {}: ", round + 1, self.rounds, contender.name);
                 let screen = Screen::new(comparison.scenario.duration, self.output.quiet).with_title(title);
-                let screen = RefCell::new(screen);
-                let witnessed = Witnessed {
-                    interrupted: interrupted.clone(),
-                    step: &mut |step| screen.borrow_mut().step(step),
-                    tick: &mut |tick, now| screen.borrow_mut().tick(tick, now),
-                };
-                let done = trial::ours(&comparison.scenario, &ours, witnessed).await;
-                screen.borrow().clear();
+                let done = shown(screen, interrupted.clone(), async |witnessed| {
+                    trial::ours(&comparison.scenario, &ours, witnessed).await
+                })
+                .await;
                 match done {
                     Ok(results) => {
                         contender.version.clone_from(&results.surroundings.proxy);

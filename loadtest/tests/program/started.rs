@@ -123,6 +123,15 @@ fn users_of(folder: &Path) -> Vec<String> {
     users.map(|path| String::from_utf8_lossy(&line(&path)).replace('\0', " ")).collect()
 }
 
+/// Waits until somebody has made a file.
+pub(crate) fn wait_until_there(file: &Path) {
+    let give_up = Instant::now() + DEADLINE;
+    while !file.exists() {
+        assert!(Instant::now() < give_up, "nobody makes {}", file.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// An upstream as a program of its own.
 pub(crate) struct Upstream(Child);
 
