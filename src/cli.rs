@@ -21,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::app;
 use crate::control::Until;
 use crate::control::client::{self, Answer, ClientError};
+use crate::restart::HeldSignals;
 use crate::supervise::Mode;
 use screen::Screen;
 
@@ -157,6 +158,8 @@ impl Trouble {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    // Before anything else, or a SIGHUP would end a process that is about to serve.
+    let held = HeldSignals::hold();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -170,6 +173,9 @@ pub fn main() -> ExitCode {
     let config =
         config.or_else(|| env::var_os("EXUVIA_CONFIG").filter(|it| !it.is_empty()).map(PathBuf::from));
     let command = command.unwrap_or(Command::Run { supervise: Mode::default() });
+    if !matches!(command, Command::Run { .. }) {
+        held.release();
+    }
     match command {
         Command::Run { supervise } => app::run(config, supervise),
         Command::Check { print } => app::check(config.as_deref(), print),

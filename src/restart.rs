@@ -38,7 +38,8 @@
 //! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
 //! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `segment` is
 //! memory that outlives its process, for what is counted, `counts` what the core counts of connections in it, and
-//! `ledger` the sum over all generations. `notify` and `pidfile` speak to the outside. `sys` has all the `unsafe`.
+//! `ledger` the sum over all generations. `notify` and `pidfile` speak to the outside, `signals`
+//! keeps what the outside sends until it can be understood. `sys` has all the `unsafe`.
 
 mod accept;
 mod address;
@@ -57,6 +58,7 @@ mod notify;
 mod peers;
 mod pidfile;
 mod segment;
+mod signals;
 mod spawn;
 mod startup;
 pub mod state;
@@ -78,6 +80,7 @@ pub use member::Member;
 pub use segment::{
     Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table,
 };
+pub use signals::{HeldSignals, born_held};
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};

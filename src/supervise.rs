@@ -14,8 +14,8 @@
 //!                                 └──────── waits for ───────► siblings of it
 //! ```
 //!
-//! - SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and SIGHUP go on to the main process. SIGHUP asks for an
-//!   upgrade; it waits until the main process is ready, and for the end of an upgrade that is under way. The
+//! - SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2 and SIGHUP go on to the main process. SIGHUP and SIGUSR2 ask for
+//!   an upgrade, and go on as SIGHUP; that waits until the main process is ready, and for the end of an upgrade that is under way. The
 //!   second SIGTERM or SIGINT goes to every generation, as SIGTERM: it is the main process's second, which
 //!   ends all of it at once, and where that is dead, a first one does.
 //! - **A terminal that closes is a stop**, not the SIGHUP that asks for an upgrade. Under nohup(1) it is
@@ -43,6 +43,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::{env, fmt};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use generations::{Ended, Generations};
@@ -199,8 +200,21 @@ impl Supervisor {
             self.main = None;
             self.status = ended.status();
             self.orders.on_main_dead();
-            if !self.generations.are_gone() && ended != Ended::Exited(0) {
-                say(format_args!("the main process ({main}) {ended}; other generations are still there"));
+            let are_gone = self.generations.are_gone();
+            match ended {
+                Ended::Exited(0) => {}
+                _ if !are_gone => {
+                    say(format_args!("the main process ({main}) {ended}; other generations are still there"));
+                }
+                // It has said itself why.
+                Ended::Exited(_) => {}
+                Ended::Killed(Signal::SIGTERM | Signal::SIGINT) if self.orders.stops() => {}
+                Ended::Killed(_) | Ended::Unknown => {
+                    let hint = ended.hint();
+                    say(format_args!(
+                        "the main process ({main}) {ended}; none is left, nothing serves{hint}"
+                    ));
+                }
             }
         }
     }

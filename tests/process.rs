@@ -59,6 +59,8 @@ mod residue;
 mod resumption;
 #[path = "process/servers.rs"]
 mod servers;
+#[path = "process/signals.rs"]
+mod signals;
 #[path = "process/slow.rs"]
 mod slow;
 #[path = "process/smuggling.rs"]

@@ -391,6 +391,17 @@ fn pid_1_survives_upgrades_reaps_orphans_and_exits_as_the_main_process_did() {
     assert_eq!(service.ended().code(), Some(128 + 9), "{}", service.output());
 }
 
+/// On a terminal there was a new prompt, exit status 137, and not a word.
+#[test]
+fn a_main_process_that_is_killed_is_told_of() {
+    let mut service = Service::on_terminal();
+    let main = service.generations()[0].pid;
+    service.signal(main, Signal::SIGKILL);
+    assert_eq!(service.ended().code(), Some(128 + 9));
+    let (output, said) = (service.output(), format!("the main process ({main}) was killed by SIGKILL"));
+    assert!(output.contains(&said) && output.contains("nothing serves"), "{output}");
+}
+
 #[test]
 fn a_program_that_is_not_there_is_said() {
     let script = format!("exec -a /nowhere/exuvia {EXUVIA} run --supervise=always");

@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("restart", &[]),
     ("server", &["metrics", "proxy", "restart", "timer", "tls"]),
     ("settings", &["restart"]),
-    ("supervise", &[]),
+    ("supervise", &["restart"]),
     ("timer", &[]),
     ("tls", &[]),
     ("worker", &["metrics", "proxy", "restart", "server"]),

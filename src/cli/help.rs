@@ -15,8 +15,9 @@ Examples:
   exuvia stop                   Finish what was accepted, then end
 
 Signals to the process that serves:
-  SIGHUP           Upgrade; what comes of it is in the log
+  SIGHUP, SIGUSR2  Upgrade; what comes of it is in the log
   SIGTERM, SIGINT  Stop; a second one cuts every connection
+  SIGUSR1          Nothing: no log file is to be opened anew
 
 The commands reach the process that serves through its control socket. That is where control.socket in the \
 configuration puts it; otherwise /run/exuvia/control.sock for root, and for others \
@@ -36,7 +37,7 @@ Exit status:
 /// Below `exuvia run --help`.
 pub(super) const RUN: &str = "\
 Signals:
-  SIGHUP           Upgrade; what comes of it is in the log
+  SIGHUP, SIGUSR2  Upgrade; what comes of it is in the log
   SIGTERM, SIGINT  Stop: finish what was accepted, within drain.timeout; a
                    second one cuts every connection
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Span;
@@ -32,6 +31,7 @@ use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
 use super::segment::{Owner, Segment, Table};
+use super::signals::{Asked, Signals};
 use super::spawn::{Child, ChildEvent};
 use super::startup::{Options, Predecessor, Startup, give_up};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
@@ -126,13 +126,6 @@ struct Upgrade {
     progress: mpsc::UnboundedSender<Progress>,
 }
 
-#[derive(Debug)]
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
 /// See [`Driver::span`].
 pub(crate) fn upgrade_span(to: u32) -> Span {
     tracing::info_span!("upgrade", to)
@@ -153,12 +146,7 @@ impl Driver {
     ) -> Result<(Driver, Handle, Vec<Member>), Error> {
         let Startup { invocation, generation, started, listeners, mut parent, mut plan, segments, .. } =
             startup;
-        let watch = |kind| signal(kind).map_err(Error::system("handle signals"));
-        let signals = Signals {
-            hangup: watch(SignalKind::hangup())?,
-            terminate: watch(SignalKind::terminate())?,
-            interrupt: watch(SignalKind::interrupt())?,
-        };
+        let signals = Signals::take()?;
         if let Some(path) = &options.pid_file {
             pidfile::check(path)?;
         }
@@ -325,9 +313,10 @@ impl Driver {
             () = due(timer) => Happening::TimedOut(kind),
             () = due(self.status_due) => Happening::StatusDue,
             () = due(self.others.next_overdue()), if self.owner => Happening::Overdue,
-            _ = self.signals.terminate.recv() => Happening::Stop(Stop::Gracefully),
-            _ = self.signals.interrupt.recv() => Happening::Stop(Stop::Gracefully),
-            _ = self.signals.hangup.recv() => Happening::Upgrade,
+            asked = self.signals.next() => match asked {
+                Asked::Stop(how) => Happening::Stop(how),
+                Asked::Upgrade => Happening::Upgrade,
+            },
             Some(command) = self.commands.recv() => Happening::Command(command),
         }
     }

@@ -21,6 +21,7 @@ use super::inherit::{HANDOFF, MAX_SEGMENTS, SEGMENT};
 use super::invocation::{Invocation, c_string};
 use super::ledger::Books;
 use super::listeners::Group;
+use super::signals::born_held;
 use super::state::Failure;
 use super::sys;
 
@@ -126,6 +127,7 @@ pub(crate) fn spawn(
             directory: &c_string(&invocation.directory)?,
             fds: &fds,
             stderr: their_stderr.as_fd(),
+            held: born_held(),
             failed: exec_failed.as_fd(),
         });
         let born = born.map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {

@@ -17,6 +17,7 @@ use super::listeners::Listeners;
 use super::luggage::Luggage;
 use super::member::Member;
 use super::segment::Plan;
+use super::signals::HeldSignals;
 use super::state::Failure;
 
 /// What a daemon decides about its restarts.
@@ -94,8 +95,9 @@ pub(crate) struct Predecessor {
 
 impl Startup {
     /// Takes what was passed to this process and captures how it was started. The first thing that a
-    /// program does: no other thread may run yet.
+    /// program does: no other thread may run yet. Signals are held back from here on until there is a driver for them.
     pub fn begin() -> Result<Startup, Error> {
+        HeldSignals::hold();
         let Inherited { mut sockets, segments, handoff } = inherit::take()?;
         let Some(channel) = handoff.map(End::from) else {
             sockets.iter_mut().for_each(|socket| socket.lent = true);

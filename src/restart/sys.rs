@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::SigSet;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -124,6 +125,8 @@ pub(crate) struct Exec<'a> {
     /// two below, so that none is overwritten before it is copied.
     pub(crate) fds: &'a [BorrowedFd<'a>],
     pub(crate) stderr: BorrowedFd<'a>,
+    /// The signals that the program begins with held back, whatever this process does with them.
+    pub(crate) held: SigSet,
     /// Where the errno goes if `execve` fails; close-on-exec, so that end-of-file means success.
     pub(crate) failed: BorrowedFd<'a>,
 }
@@ -242,9 +245,8 @@ unsafe fn child(
         }
         listen_pid[start + count] = 0;
 
-        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        let held: *const libc::sigset_t = exec.held.as_ref();
+        libc::pthread_sigmask(libc::SIG_SETMASK, held, ptr::null_mut());
 
         libc::execve(exec.program.as_ptr(), argv.as_ptr(), envp.as_ptr());
         fail(exec.failed)

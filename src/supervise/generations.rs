@@ -12,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, close, getpgid};
 
 use super::say;
+use crate::restart::born_held;
 
 /// Looks and takes nothing away.
 const LOOK: WaitPidFlag = WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
@@ -60,7 +61,7 @@ impl Generations {
                 | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
         )?;
         attributes.set_pgroup(Pid::from_raw(0))?;
-        attributes.set_sigmask(&SigSet::empty())?;
+        attributes.set_sigmask(&born_held())?;
         // What Rust's runtime has set in this process.
         attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
         let program = argv.first().ok_or(Errno::ENOENT)?;
@@ -128,6 +129,16 @@ impl Ended {
             Ended::Exited(status) => status,
             Ended::Killed(signal) => 128_u8.saturating_add(u8::try_from(signal as i32).unwrap_or(u8::MAX)),
             Ended::Unknown => u8::MAX,
+        }
+    }
+
+    /// Where to look for who did it.
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Ended::Killed(Signal::SIGKILL) => {
+                " (if nobody sent SIGKILL, memory ran out: `journalctl -k` or dmesg tells)"
+            }
+            _ => "",
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Orders {
     /// How often a stop was asked for.
     stops: u32,
     /// Whether the main process has said that it serves, and since then of no upgrade that begins. Before it
-    /// serves, SIGHUP would kill it. While it upgrades, it may have handed over already, and then it refuses
+    /// serves, the wish would be lost with it if it dies. While it upgrades, it may have handed over already, and then it refuses
     /// what was meant for the next.
     ready: bool,
     /// Whether an upgrade was asked for meanwhile.
@@ -40,6 +40,11 @@ impl Orders {
             Asked::Other(signal) => Some(Send::ToMain(signal)),
             Asked::Reap | Asked::Nothing => None,
         }
+    }
+
+    /// Whether a stop was asked for.
+    pub(super) fn stops(&self) -> bool {
+        self.stops > 0
     }
 
     /// The first stop is the main process's to perform: what drains goes on draining. The second is the

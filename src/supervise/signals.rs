@@ -36,7 +36,7 @@ pub(super) enum Asked {
     Stop(Signal),
     /// The terminal has closed.
     HangUp,
-    /// SIGHUP, meant as such.
+    /// SIGHUP, meant as such, or SIGUSR2.
     Upgrade,
     /// Only the main process knows.
     Other(Signal),
@@ -103,7 +103,7 @@ impl Signals {
         let by_the_kernel = info.ssi_code == nix::libc::SI_KERNEL;
         let hung_up = tells_of_terminal(by_the_kernel, self.closed.map(|since| since.elapsed()));
         let asked = meaning(signal, hung_up, self.hangup_ignored);
-        if asked == Asked::Upgrade && self.terminal.is_some() {
+        if (signal, asked) == (Signal::SIGHUP, Asked::Upgrade) && self.terminal.is_some() {
             self.suspected = Some(Instant::now());
         }
         Some(asked)
@@ -133,7 +133,7 @@ fn meaning(signal: Signal, hung_up: bool, hangup_ignored: bool) -> Asked {
         Signal::SIGTERM | Signal::SIGINT => Asked::Stop(signal),
         Signal::SIGHUP if hung_up && hangup_ignored => Asked::Nothing,
         Signal::SIGHUP if hung_up => Asked::HangUp,
-        Signal::SIGHUP => Asked::Upgrade,
+        Signal::SIGHUP | Signal::SIGUSR2 => Asked::Upgrade,
         other => Asked::Other(other),
     }
 }
@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(meaning(Signal::SIGHUP, true, false), Asked::HangUp);
         assert_eq!(meaning(Signal::SIGHUP, true, true), Asked::Nothing);
         assert_eq!(meaning(Signal::SIGHUP, false, true), Asked::Upgrade);
+        assert_eq!(meaning(Signal::SIGUSR2, true, true), Asked::Upgrade, "no terminal sends it");
     }
 
     /// To a service that had outlived its terminal, every SIGHUP was the news of that: it stopped, or under
