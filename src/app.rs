@@ -43,9 +43,6 @@ pub fn families() -> impl Iterator<Item = Family> {
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
 
-/// How many operators' connections are open at once, on the control socket and on the admin listener.
-const MAX_OPERATORS: usize = 64;
-
 /// Runs the proxy until it has stopped or another generation has taken over; behind a supervisor where one
 /// is wanted.
 pub fn run(config: Option<PathBuf>, supervision: supervise::Mode) -> ExitCode {
@@ -293,7 +290,8 @@ impl Parts {
                     admin_server.serve(stream);
                 }
             };
-            member.attend(&tracker, listeners, MAX_OPERATORS, accepted).await;
+            // Each of the two servers has a limit of its own: who fills the one does not keep others from the other.
+            member.attend(&tracker, listeners, usize::MAX, accepted).await;
         });
         Operators { control, admin }
     }

@@ -27,8 +27,10 @@ use tokio::time::{sleep, timeout};
 use crate::restart::Stream;
 use patient::Patient;
 
-/// How many connections may be open; one more is closed at once.
+/// How many connections of one listener may be open; one more is told so, whatever it asks.
 const MAX_CONNECTIONS: usize = 64;
+/// How many may be open with those that are told so; one more is closed at once.
+const MAX_WITH_REFUSED: usize = 2 * MAX_CONNECTIONS;
 /// How long a client may take from connecting to the end of its request's head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of its answer.
@@ -44,6 +46,8 @@ pub(crate) struct Connections {
     open: Cell<usize>,
     /// Those whose request is being answered.
     busy: Cell<usize>,
+    /// Whether the log has it that there are too many; until there are half as many.
+    crowded: Cell<bool>,
     at_rest: Notify,
 }
 
@@ -75,8 +79,16 @@ impl Connections {
     where
         F: Future<Output = Response<Body>>,
     {
-        if self.open.get() >= MAX_CONNECTIONS {
-            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections of operators; one was closed");
+        let open = self.open.get();
+        let refused = open >= MAX_CONNECTIONS;
+        if refused && !self.crowded.replace(true) {
+            tracing::warn!(
+                limit = MAX_CONNECTIONS,
+                "too many connections of operators to one listener; more are refused"
+            );
+        }
+        self.crowded.set(self.crowded.get() && open >= MAX_CONNECTIONS / 2);
+        if open >= MAX_WITH_REFUSED {
             return;
         }
         let _open = Counted::new(&self.open, None);
@@ -84,8 +96,18 @@ impl Connections {
         let busy = RefCell::new(None);
         let service = service_fn(|request| {
             busy.replace(Some(Counted::new(&self.busy, Some(&self.at_rest))));
-            let answer = answer(request);
-            async { Ok::<_, Infallible>(answer.await) }
+            let answer = (!refused).then(|| answer(request));
+            async {
+                Ok::<_, Infallible>(match answer {
+                    Some(answer) => answer.await,
+                    None => {
+                        let error = format!(
+                            "{MAX_CONNECTIONS} connections are open here, which is the most; ask again"
+                        );
+                        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error).answer(&[])
+                    }
+                })
+            }
         });
         let silence = async {
             sleep(REQUEST_TIMEOUT).await;
@@ -301,21 +323,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_is_closed() {
+    async fn one_connection_too_many_is_refused_and_too_many_more_are_closed() {
         let local = LocalSet::new();
         local
             .run_until(async {
                 let connections = Rc::new(Connections::default());
                 let mut clients = Vec::new();
-                for _ in 0..MAX_CONNECTIONS {
-                    let (client, server) = connected();
-                    clients.push(client);
-                    tokio::task::spawn_local(serve(&connections, server));
-                }
-                // Each task must have run once.
-                while connections.open.get() < MAX_CONNECTIONS {
-                    tokio::task::yield_now().await;
-                }
+                let mut open = async |count: usize| {
+                    while clients.len() < count {
+                        let (client, server) = connected();
+                        clients.push(client);
+                        tokio::task::spawn_local(serve(&connections, server));
+                    }
+                    // Each task must have run once.
+                    while connections.open.get() < count {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                let request = "GET / HTTP/1.1\r\nHost: exuvia\r\n\r\n";
+                open(MAX_CONNECTIONS - 1).await;
+                let answer = exchange(request, |stream| serve(&connections, stream)).await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                open(MAX_CONNECTIONS).await;
+                let answer = exchange(request, |stream| serve(&connections, stream)).await;
+                assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("64 connections"), "{answer}");
+                open(MAX_WITH_REFUSED).await;
                 assert_eq!(exchange("", |stream| serve(&connections, stream)).await, "");
             })
             .await;

@@ -38,12 +38,13 @@
 //! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
 //! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `segment` is
 //! memory that outlives its process, for what is counted, `counts` what the core counts of connections in it, and
-//! `ledger` the sum over all generations. `notify` and `pidfile` speak to the outside, `signals`
+//! `ledger` the sum over all generations, `deaths` tells when one counts no more. `notify` and `pidfile` speak to the outside, `signals`
 //! keeps what the outside sends until it can be understood. `sys` has all the `unsafe`.
 
 mod accept;
 mod address;
 mod counts;
+mod deaths;
 mod driver;
 mod error;
 mod handoff;

@@ -1,6 +1,7 @@
 //! Makes the document for those who watch, once for all of them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::restart::{Audience, BooksViewer, HistoryViewer, View, Viewer};
 
 /// How often it is made while somebody watches; beside that, when this process does something else.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How many may watch at once.
+/// How many may watch at once by one listener: pages that nobody closes keep no operator from watching.
 const MAX_WATCHERS: usize = 32;
 
 /// Makes the document. Lives on the control thread, in its `LocalSet`.
@@ -28,7 +29,8 @@ pub struct Observer {
     books: BooksViewer,
     state: RefCell<State>,
     documents: watch::Sender<Bytes>,
-    watchers: Cell<usize>,
+    /// How many watch, by the name of the listener.
+    watchers: RefCell<BTreeMap<&'static str, usize>>,
     /// Whether a task makes documents. It ends some time after the last one who watched has gone.
     ticking: Cell<bool>,
 }
@@ -84,7 +86,7 @@ impl Observer {
             books,
             state: RefCell::default(),
             documents: watch::Sender::new(Bytes::new()),
-            watchers: Cell::new(0),
+            watchers: RefCell::default(),
             ticking: Cell::new(false),
         })
     }
@@ -98,13 +100,16 @@ impl Observer {
         }
     }
 
-    /// The document again and again, for one who has asked at `place`; `None` if too many watch already. Must be called
+    /// The document again and again, for one who has asked at `place`; `None` if too many watch there already. Must be called
     /// within a `LocalSet`.
     pub fn watch(self: &Rc<Self>, place: Place) -> Option<Watcher> {
-        if self.watchers.get() >= MAX_WATCHERS {
+        let mut watchers = self.watchers.borrow_mut();
+        let watch_there = watchers.entry(place.listener).or_default();
+        if *watch_there >= MAX_WATCHERS {
             return None;
         }
-        self.watchers.set(self.watchers.get() + 1);
+        *watch_there += 1;
+        drop(watchers);
         let mut documents = self.documents.subscribe();
         if !self.ticking.replace(true) {
             spawn_local(tick(self.clone()));
@@ -113,6 +118,10 @@ impl Observer {
             documents.mark_changed();
         }
         Some(Watcher { observer: self.clone(), documents, viewer: self.viewer.clone(), place })
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watchers.borrow().values().any(|count| *count > 0)
     }
 
     fn seen(&self) -> Seen {
@@ -173,7 +182,7 @@ async fn tick(observer: Rc<Observer>) {
     let (mut viewer, mut history) = (observer.viewer.clone(), observer.history.clone());
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while observer.watchers.get() > 0 {
+    while observer.is_watched() {
         let goes_on = tokio::select! {
             _ = ticks.tick() => true,
             changed = viewer.changed() => changed.is_ok(),
@@ -216,7 +225,9 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.observer.watchers.set(self.observer.watchers.get() - 1);
+        if let Some(watch_there) = self.observer.watchers.borrow_mut().get_mut(self.place.listener) {
+            *watch_there -= 1;
+        }
     }
 }
 
@@ -296,7 +307,7 @@ mod tests {
             drop(view);
             assert_eq!(watcher.next().await, None);
             drop(watcher);
-            assert_eq!(observer.watchers.get(), 0);
+            assert!(!observer.is_watched());
         };
         LocalSet::new().run_until(run).await;
     }
@@ -308,6 +319,7 @@ mod tests {
             let mut watchers: Vec<Watcher> =
                 (0..MAX_WATCHERS).map(|_| process.observer.watch(PUBLIC).unwrap()).collect();
             assert!(process.observer.watch(PUBLIC).is_none());
+            assert!(process.observer.watch(OWNER).is_some(), "pages that nobody closes keep an operator out");
             watchers.pop();
             assert!(process.observer.watch(PUBLIC).is_some());
         };

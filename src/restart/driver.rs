@@ -19,8 +19,9 @@ mod hearing;
 use super::accept::Audience;
 use super::address::ListenAddr;
 use super::counts::{Columns, Counts, KindStatus};
+use super::deaths::Deaths;
 use super::error::Error;
-use super::handoff::{Channel, Message, Ready};
+use super::handoff::{Channel, Message, Packet, Ready};
 use super::history::{History, HistoryViewer};
 use super::invocation::Invocation;
 use super::ledger::{BooksViewer, Change, Ledger};
@@ -36,7 +37,7 @@ use super::spawn::{Child, ChildEvent};
 use super::startup::{Options, Predecessor, Startup, give_up};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
 use super::status::{Progress, Status, unix_ms};
-
+use super::sys;
 use super::view::View;
 use figures::Figures;
 use handle::Command;
@@ -57,8 +58,9 @@ enum Happening {
     Upgrade,
     Stop(Stop),
     Child(ChildEvent),
-    Superior(Option<Result<Message, Error>>),
+    Superior(Option<Result<Packet, Error>>),
     Other { generation: u32, message: Option<Message> },
+    Died(u32),
     Member(Report),
     TimedOut(Timer),
     StatusDue,
@@ -98,6 +100,8 @@ pub struct Driver {
     child: Option<Child>,
     child_ready: Option<(Ready, SystemTime)>,
     others: Peers,
+    /// The parent, until it is one of the others; and those that this process is told of while it is rolled back.
+    deaths: Deaths,
     packer: Packer,
 
     threads: usize,
@@ -150,10 +154,13 @@ impl Driver {
         if let Some(path) = &options.pid_file {
             pidfile::check(path)?;
         }
-        let mut others = Peers::default();
+        let (mut others, mut deaths) = (Peers::default(), Deaths::default());
         let mut connect = |parent: &mut Predecessor| {
             for (introduction, channel, pidfd) in std::mem::take(&mut parent.others) {
-                others.add(introduction, Channel::new(channel)?, pidfd);
+                others.add(introduction, Channel::new(channel)?, sys::watch_readable(pidfd)?);
+            }
+            if let Some(pidfd) = parent.pidfd.take() {
+                deaths.watch(parent.introduction.generation, pidfd)?;
             }
             Channel::new(parent.channel.try_clone()?)
         };
@@ -214,6 +221,7 @@ impl Driver {
             child: None,
             child_ready: None,
             others,
+            deaths,
             packer: Packer::default(),
             threads,
             counts,
@@ -307,8 +315,9 @@ impl Driver {
                     Some(channel) => channel.receive().await,
                     None => pending().await,
                 }
-            } => Happening::Superior(message.map(|packet| packet.map(|(message, _)| message))),
+            } => Happening::Superior(message),
             (generation, message) = self.others.next(), if self.owner => Happening::Other { generation, message },
+            generation = self.deaths.next() => Happening::Died(generation),
             Some(report) = self.reports.recv() => Happening::Member(report),
             () = due(timer) => Happening::TimedOut(kind),
             () = due(self.status_due) => Happening::StatusDue,
@@ -372,6 +381,7 @@ impl Driver {
             Happening::Overdue => return self.others.kill_overdue(),
             Happening::Child(event) => (self.child_event(event), Asker::Nobody),
             Happening::Superior(message) => (self.superior_event(message), Asker::Nobody),
+            Happening::Died(generation) => (self.died(generation), Asker::Nobody),
             Happening::Other { generation, message } => (self.other_said(generation, message), Asker::Nobody),
             Happening::Member(report) => (self.member_event(&report), Asker::Nobody),
         };

@@ -59,6 +59,9 @@ pub(crate) enum Message {
     Rollback,
     /// To a child, or from the owner to a generation that drains.
     Stop { how: Stop },
+    /// From the owner to those that may have to take over, as those that were rolled back: another generation counts.
+    /// With it go the memory of its counters and its pidfd.
+    Counts { generation: u32 },
     /// From the owner to a generation that drains.
     StatusRequest,
     /// The answer.
@@ -245,13 +248,26 @@ impl<T: AsFd> AsFd for End<T> {
 pub(crate) struct Channel {
     socket: AsyncFd<OwnedFd>,
     closed: Cell<bool>,
+    /// Whether reading has failed; what the next call would say, too.
+    broken: Cell<bool>,
 }
 
 impl Channel {
     pub(crate) fn new(end: End) -> io::Result<Channel> {
         // A descriptor that came from elsewhere may block.
         socket2::SockRef::from(&end).set_nonblocking(true)?;
-        Ok(Channel { socket: sys::watch_readable(end.0)?, closed: Cell::new(false) })
+        Ok(Channel {
+            socket: sys::watch_readable(end.0)?,
+            closed: Cell::new(false),
+            broken: Cell::new(false),
+        })
+    }
+
+    /// One on which reading fails.
+    #[cfg(test)]
+    pub(crate) fn broken(no_socket: OwnedFd) -> Channel {
+        let socket = sys::watch_readable(no_socket).unwrap();
+        Channel { socket, closed: Cell::new(false), broken: Cell::new(false) }
     }
 
     pub(crate) fn end(&self) -> End<BorrowedFd<'_>> {
@@ -263,24 +279,35 @@ impl Channel {
         self.closed.get()
     }
 
-    /// The next message; `None` when the other side is gone. Cancel-safe.
+    /// Whether it has been told that reading fails: nothing more is heard here, not even the other side's death.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// The next message; `None` when the other side is gone. An error that will stay is told once, and then nothing.
+    /// Cancel-safe.
     pub(crate) async fn receive(&self) -> Option<Result<Packet, Error>> {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
 
     /// As [`Channel::receive`]; wakes the last task that asked.
     pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Packet, Error>>> {
+        if self.broken.get() {
+            return Poll::Pending;
+        }
+        let broken = |what, cause| {
+            self.broken.set(true);
+            Poll::Ready(Some(Err(Error::system(what)(cause))))
+        };
         loop {
             let mut ready = match ready!(self.socket.poll_read_ready(cx)) {
                 Ok(ready) => ready,
-                Err(cause) => {
-                    return Poll::Ready(Some(Err(Error::system("watch the hand-off channel")(cause))));
-                }
+                Err(cause) => return broken("watch the hand-off channel", cause),
             };
             match ready.try_io(|socket| End(socket.get_ref().as_fd()).try_receive()) {
                 Ok(Ok(Some(packet))) => return Poll::Ready(Some(packet)),
                 Ok(Err(error)) if error.kind() != io::ErrorKind::ConnectionReset => {
-                    return Poll::Ready(Some(Err(Error::system("read from the hand-off channel")(error))));
+                    return broken("read from the hand-off channel", error);
                 }
                 // End-of-file.
                 Ok(Ok(None) | Err(_)) => {

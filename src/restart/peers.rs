@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::handoff::{Channel, Introduction, Message, PeerStatus, millis};
@@ -27,7 +28,7 @@ pub(crate) struct Peers(Vec<Peer>);
 struct Peer {
     introduction: Introduction,
     channel: Channel,
-    pidfd: OwnedFd,
+    pidfd: AsyncFd<OwnedFd>,
     deadline: Instant,
     killed: bool,
     status: Option<PeerStatus>,
@@ -37,7 +38,7 @@ struct Peer {
 
 impl Peers {
     /// Looks after a generation that drains from now on.
-    pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: OwnedFd) {
+    pub(crate) fn add(&mut self, introduction: Introduction, channel: Channel, pidfd: AsyncFd<OwnedFd>) {
         let timeout = Duration::from_millis(introduction.drain_timeout_ms).min(LONGEST_DRAIN);
         let deadline = later(Instant::now(), timeout);
         self.0.push(Peer {
@@ -66,8 +67,13 @@ impl Peers {
                     }
                     Poll::Ready(Some(Err(error))) => {
                         tracing::warn!(generation = peer.introduction.generation, %error, "not understood");
-                        // What follows may be better: look again.
+                        // What follows may be better, or nothing follows: look again.
                         cx.waker().wake_by_ref();
+                    }
+                    Poll::Pending if peer.channel.is_broken() => {
+                        if peer.pidfd.poll_read_ready(cx).is_ready() {
+                            return Poll::Ready((peer.introduction.generation, None));
+                        }
                     }
                     Poll::Ready(None) => return Poll::Ready((peer.introduction.generation, None)),
                     Poll::Pending => {}
@@ -122,8 +128,13 @@ impl Peers {
 
     /// Tells each.
     pub(crate) fn tell(&self, message: &Message) {
+        self.tell_with(message, &[]);
+    }
+
+    /// Tells each, with descriptors.
+    pub(crate) fn tell_with(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) {
         for peer in &self.0 {
-            if let Err(error) = peer.channel.end().send(message, &[]) {
+            if let Err(error) = peer.channel.end().send(message, descriptors) {
                 tracing::debug!(generation = peer.introduction.generation, %error, "cannot be told");
             }
         }
@@ -141,7 +152,7 @@ impl Peers {
             let Introduction { generation, pid, .. } = peer.introduction;
             tracing::error!(generation, pid, "still alive long after its drain deadline: killed");
             peer.killed = true;
-            if let Err(error) = sys::kill(peer.pidfd.as_fd()) {
+            if let Err(error) = sys::kill(peer.pidfd.get_ref().as_fd()) {
                 tracing::warn!(generation, pid, %error, "cannot kill it");
             }
         }
@@ -154,7 +165,7 @@ impl Peers {
             drain_timeout_ms: millis(peer.deadline.saturating_duration_since(now)),
             ..peer.introduction.clone()
         };
-        let descriptors = self.0.iter().flat_map(|peer| [peer.channel.as_fd(), peer.pidfd.as_fd()]);
+        let descriptors = self.0.iter().flat_map(|peer| [peer.channel.as_fd(), peer.pidfd.get_ref().as_fd()]);
         (self.0.iter().map(introduce).collect(), descriptors.collect())
     }
 
@@ -174,6 +185,11 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
     use crate::restart::handoff::End;
     use crate::restart::state::Stop;
@@ -184,7 +200,7 @@ mod tests {
     async fn one_that_does_not_answer_can_still_be_told_to_stop() {
         let (ours, theirs) = End::pair().unwrap();
         let mut peers = Peers::default();
-        let pidfd = sys::pidfd_of_self().unwrap();
+        let pidfd = sys::watch_readable(sys::pidfd_of_self().unwrap()).unwrap();
         peers.add(Introduction::default(), Channel::new(ours).unwrap(), pidfd);
         for _ in 0..10_000 {
             assert!(peers.ask_status(), "its answer is still to come");
@@ -193,5 +209,49 @@ mod tests {
         peers.tell(&stop);
         let heard = std::iter::from_fn(|| theirs.try_receive().ok()?).map(|packet| packet.unwrap().0);
         assert_eq!(heard.last(), Some(stop));
+    }
+
+    /// Counts how often it is asked for another look.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The look at the generations that drain was repeated for as long as an error stayed: the control thread did
+    /// nothing else any more, and wrote a line each time.
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_error_that_stays_is_met_once_and_the_death_is_heard_all_the_same() {
+        // Whatever is to be read from what is no socket is an error, and it stays.
+        let (reads, writes) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&writes, b"x").unwrap();
+        let mut process = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = sys::watch_readable(sys::pidfd_of(process.id()).unwrap()).unwrap();
+        let mut peers = Peers::default();
+        peers.add(Introduction { generation: 7, ..Introduction::default() }, Channel::broken(reads), pidfd);
+
+        let wakes = Arc::<Wakes>::default();
+        let waker = Waker::from(wakes.clone());
+        let mut next = std::pin::pin!(peers.next());
+        let mut looks = 0;
+        // The first look finds nothing, because the runtime has not said yet that there is something to read.
+        tokio::task::yield_now().await;
+        loop {
+            let before = wakes.0.load(Ordering::Relaxed);
+            assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            looks += 1;
+            assert!(looks < 10, "it looks again and again");
+            // The runtime has its turn: what it knows by then would have been a reason to look.
+            tokio::task::yield_now().await;
+            if wakes.0.load(Ordering::Relaxed) == before && looks > 3 {
+                break;
+            }
+        }
+        drop(process.stdin.take());
+        assert_eq!(next.await, (7, None));
+        process.wait().unwrap();
     }
 }

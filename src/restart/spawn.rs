@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
-use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::Error;
 use super::handoff::{Channel, End, Message, Packet};
@@ -57,11 +57,10 @@ pub(crate) enum ChildEvent {
 }
 
 /// How long a dead child may stay unreaped by its parent, which is also ours, before its exit status is
-/// given up. The kernel tells it only after that, and sends no word of it.
+/// given up. The kernel tells it only after that.
 const REAP_PATIENCE: Duration = Duration::from_millis(250);
 /// The same while nobody accepts until the death is told.
 const REAP_PATIENCE_PAUSED: Duration = Duration::from_millis(20);
-const REAP_STEP: Duration = Duration::from_millis(5);
 
 /// Starts the program anew. `offer` is in the channel before the child exists, with our standard error, the
 /// reading end of the child's, and `descriptors`.
@@ -182,6 +181,7 @@ impl Child {
     /// called after [`ChildEvent::Died`].
     pub(crate) async fn next(&mut self, program: &Path, paused: bool) -> ChildEvent {
         loop {
+            let is_dead = self.dead_since.is_some();
             tokio::select! {
                 biased;
                 errno = read_errno(self.exec.as_mut()), if self.exec.is_some() => {
@@ -201,7 +201,12 @@ impl Child {
                         self.stderr = None;
                     }
                 }
-                _ = self.pidfd.readable() => {
+                () = async {
+                    // Seen before, this was waiting for more.
+                    if !is_dead {
+                        self.pidfd.readable().await.ok();
+                    }
+                } => {
                     // What it said before it died counts first.
                     if let Some(event) = self.unread() {
                         return event;
@@ -233,7 +238,7 @@ impl Child {
     /// SIGKILL.
     pub(crate) fn kill(&self) {
         // ESRCH: it is dead already, which is what was wanted.
-        if let Err(error) = sys::kill(self.pidfd.as_fd()) {
+        if let Err(error) = sys::kill(self.pidfd()) {
             tracing::debug!(pid = self.pid, %error, "cannot kill the child");
         }
     }
@@ -250,19 +255,29 @@ impl Child {
     }
 
     /// The channel and the pidfd of a child that goes on by itself.
-    pub(crate) fn into_parts(self) -> (Channel, OwnedFd) {
-        (self.channel, self.pidfd.into_inner())
+    pub(crate) fn into_parts(self) -> (Channel, AsyncFd<OwnedFd>) {
+        (self.channel, self.pidfd)
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
     }
 
     async fn obituary(&mut self, patience: Duration) -> Failure {
         // Whatever else happens drops this future and makes another: the patience is for all of them.
         let until = *self.dead_since.get_or_insert_with(Instant::now) + patience;
-        let status = loop {
-            match sys::exit_status(self.pidfd.as_fd()) {
-                Ok(None) if Instant::now() < until => sleep(REAP_STEP).await,
-                status => break status.ok().flatten(),
+        let reaped = async {
+            loop {
+                match sys::exit_status(self.pidfd()) {
+                    Ok(None) => {}
+                    status => return status.ok().flatten(),
+                }
+                // A kernel that tells the status also says when it can be asked for: the pidfd hangs up.
+                let mut ready = self.pidfd.ready(Interest::READABLE).await.ok()?;
+                ready.clear_ready();
             }
         };
+        let status = timeout_at(until, reaped).await.ok().flatten();
         // Everything it wrote is in the pipe by now; a grandchild may hold the pipe open for ever.
         let rest = async { while self.tail.pump(self.stderr.as_mut()).await {} };
         timeout(Duration::ZERO, rest).await.ok();

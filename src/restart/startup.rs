@@ -86,7 +86,8 @@ pub(crate) struct Predecessor {
     /// The parent's standard error, and the end from which it reads this process's; see
     /// [`Predecessor::release_stderr`].
     pub(crate) stderr: Option<(OwnedFd, OwnedFd)>,
-    pub(crate) pidfd: OwnedFd,
+    /// `None` once it is the driver's.
+    pub(crate) pidfd: Option<OwnedFd>,
     /// The upgrades that it knows of.
     pub(crate) history: History,
     /// The generations that drain, each with its channel and its pidfd.
@@ -230,7 +231,7 @@ fn predecessor(
     let mut descriptors = descriptors.into_iter();
     let mut next =
         || descriptors.next().ok_or_else(|| Error::Handoff("the offer came with too few descriptors".into()));
-    let (stderr, pidfd) = ((next()?, next()?), next()?);
+    let (stderr, pidfd) = ((next()?, next()?), Some(next()?));
     let others = offer.others.into_iter().map(|other| Ok((other, End::from(next()?), next()?)));
     let others = others.collect::<Result<_, Error>>()?;
     let history = History::handed_on(offer.past, offer.under_way);

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::SigSet;
 
 use tokio::io::Interest;
@@ -292,15 +291,6 @@ pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
-/// Whether the process of a pidfd is dead, or is within a moment: its descriptors are closed a little before that is
-/// known (pidfd_open(2)).
-pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    // A busy machine may take that long from the one to the other. It is waited for only if the process lives.
-    const MOMENT_MS: u16 = 200;
-    let mut waited = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    poll(&mut waited, MOMENT_MS).is_ok_and(|ready| ready > 0)
-}
-
 /// Kills a process by its pidfd, which cannot mean another (pidfd_send_signal(2)).
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a plain system call on an open descriptor, without a siginfo.
@@ -370,8 +360,13 @@ fn cmsg_space_of_descriptors(count: usize) -> usize {
 
 /// A descriptor that stands for this process.
 pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
+    pidfd_of(std::process::id())
+}
+
+/// A descriptor that stands for the process which has this pid now.
+pub(crate) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the kernel returns a new descriptor, close-on-exec (pidfd_open(2)).
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: nobody else knows the number yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

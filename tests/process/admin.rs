@@ -71,6 +71,32 @@ fn a_process_that_stops_is_alive_and_not_ready() {
     assert_eq!(stop.answer().code, 0);
 }
 
+/// One limit was said to hold for the control socket and the admin listener together, and limited nothing: no
+/// connection was ever counted against it.
+#[test]
+fn who_fills_the_admin_listener_keeps_no_operator_out() {
+    let exuvia = Exuvia::start("[restart]\nprobation = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n");
+    let address = admin(&exuvia);
+    // Pages that nobody closes, as many as may watch.
+    let mut pages: Vec<Client> = (0..32).map(|_| Client::connect(address).unwrap()).collect();
+    for page in &mut pages {
+        page.ask("/events").unwrap();
+        assert_eq!(page.head().unwrap().status, 200);
+    }
+    let crowd: Vec<Client> = (32..64).map(|_| Client::connect(address).unwrap()).collect();
+    let refused = get(address, "/livez").unwrap();
+    assert_eq!(refused.status, 503);
+    let text = String::from_utf8(refused.body).unwrap();
+    assert!(text.contains("64 connections are open here"), "{text}");
+
+    let watch = exuvia.begin(&["status", "--watch", "--json"]);
+    assert_eq!(exuvia.generation(), 1);
+    exuvia.upgrade();
+    assert_eq!(exuvia.generation(), 2);
+    drop((pages, crowd, watch));
+    assert_eq!(exuvia.stop(), 0);
+}
+
 #[test]
 fn nothing_can_be_changed_from_there() {
     let exuvia = Exuvia::start("[admin]\naddress = \"127.0.0.1:0\"\n");

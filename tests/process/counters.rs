@@ -130,6 +130,60 @@ fn what_a_new_process_answered_before_it_was_taken_back_counts() {
     assert_eq!(exuvia.stop(), 0);
 }
 
+/// One that had been rolled back took over from an owner that was newer than itself, and knew nothing of its counts:
+/// every counter ran backwards by what that owner had counted.
+#[test]
+fn one_that_was_rolled_back_takes_over_with_the_counts_of_those_after_it() {
+    let settings = |probation: &str| format!("{OBSERVED}[restart]\nprobation = \"{probation}\"\n");
+    let exuvia = Exuvia::start(&settings("60s"));
+    let requests = |count: u32| {
+        for _ in 0..count {
+            assert_eq!(get(exuvia.address(), "/").unwrap().status, 200);
+        }
+    };
+    requests(3);
+    assert_eq!(exuvia.ask(&["upgrade", "--until", "ready"]).code, 0);
+    // A request holds the one that is rolled back.
+    let mut held = Client::connect(exuvia.address()).unwrap();
+    held.ask("/slow?ms=60000").unwrap();
+    eventually("it is in flight", || {
+        (Page::of(&exuvia).sum("exuvia_requests_in_flight", &[]) == 1.0).then_some(())
+    });
+    let rolled_back = exuvia.pid_of(2);
+    assert_eq!(exuvia.ask(&["rollback"]).code, 0);
+    exuvia.wait_phase("serving");
+    let first = exuvia.pid();
+    // Two that come after it: one is the owner for a while, and drains; the other is the last owner.
+    for generation in [3, 4] {
+        assert_eq!(exuvia.ask(&["upgrade", "--until", "ready"]).code, 0);
+        requests(5);
+        // The settings of the first have a probation of a minute; what takes over by its death is the owner, too.
+        let owner = exuvia.pid();
+        kill(Pid::from_raw(owner), Signal::SIGKILL).unwrap();
+        eventually("the next one is the owner", || {
+            (exuvia.try_status()?["generation"] == generation).then_some(())
+        });
+        requests(7);
+    }
+    assert!(!is_alive(first));
+    let before = Page::of(&exuvia);
+    assert_eq!(before.answered(), 27.0);
+    kill(Pid::from_raw(exuvia.pid()), Signal::SIGKILL).unwrap();
+    eventually("the one that was rolled back is the owner", || {
+        (exuvia.pid_now()? == rolled_back).then_some(())
+    });
+    let page = eventually("the death is in the books", || {
+        let page = Page::of(&exuvia);
+        (page.sum("exuvia_generations", &[]) == 1.0).then_some(page)
+    });
+    assert_eq!(page.answered(), before.answered());
+    assert_eq!(page.sum("exuvia_requests_ended_total", &["end=\"crashed\""]), 0.0);
+    page.expect_balance();
+    requests(1);
+    assert_eq!(Page::of(&exuvia).answered(), before.answered() + 1.0);
+    assert_eq!(exuvia.ask(&["stop", "--now"]).code, 0);
+}
+
 /// A descriptor store may hold what a broken version left there.
 #[test]
 fn counters_that_cannot_be_read_are_left_out_and_told() {

@@ -208,6 +208,11 @@ impl Exuvia {
         self.status()["pid"].as_i64().unwrap() as i32
     }
 
+    /// The owner's pid, while there is one.
+    pub fn pid_now(&self) -> Option<i32> {
+        Some(self.try_status()?["pid"].as_i64()? as i32)
+    }
+
     pub fn phase(&self) -> String {
         self.try_status().and_then(|status| status["phase"].as_str().map(str::to_owned)).unwrap_or_default()
     }

@@ -287,7 +287,8 @@ impl Driver {
     /// The parent drains from now on, and this process looks after it.
     fn adopt_parent(&mut self) {
         let (Some(parent), Some(channel)) = (self.predecessor.take(), self.superior.take()) else { return };
-        self.others.add(parent.introduction, channel, parent.pidfd);
+        let Some(pidfd) = self.deaths.take(parent.introduction.generation) else { return };
+        self.others.add(parent.introduction, channel, pidfd);
     }
 
     fn take_ownership(&mut self, before: Phase) {
@@ -328,6 +329,22 @@ impl Driver {
         }
         if self.superior.is_none() {
             self.predecessor = None;
+        }
+        self.tell_that_this_counts();
+    }
+
+    /// If this process dies, one that was rolled back before it takes over, and goes on with its counts. Its parent may
+    /// have died before it told them.
+    fn tell_that_this_counts(&self) {
+        if self.others.len() == 0 {
+            return;
+        }
+        match sys::pidfd_of_self() {
+            Ok(pidfd) => {
+                let counts = Message::Counts { generation: self.generation };
+                self.others.tell_with(&counts, &[self.counts.segment().as_fd(), pidfd.as_fd()]);
+            }
+            Err(error) => tracing::warn!(%error, "cannot open a pidfd of this process"),
         }
     }
 

@@ -1,23 +1,27 @@
 //! What the driver makes of what it hears: from its child, its superior, the generations that drain, its workers.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use super::{Asker, Driver, Outcome};
 use crate::restart::error::Error;
-use crate::restart::handoff::Message;
+use crate::restart::handoff::{Channel, Message, Packet};
 use crate::restart::member::Report;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
 use crate::restart::spawn::ChildEvent;
 use crate::restart::state::{Event, Failure, Phase, Stop};
-use crate::restart::sys;
 
 impl Driver {
     pub(super) fn child_event(&mut self, event: ChildEvent) -> Option<Event> {
         if let ChildEvent::Said(Message::Ready(_)) = &event
             && let Some(segment) = self.child.as_mut().and_then(|child| child.segment.take())
         {
+            // One that was rolled back takes over if both this process and the child die.
+            if let Some(child) = &self.child {
+                let counts = Message::Counts { generation: child.generation };
+                self.others.tell_with(&counts, &[segment.as_fd(), child.pidfd()]);
+            }
             let change = self.ledger.adopt(segment);
             self.settle(change);
         }
@@ -50,22 +54,23 @@ impl Driver {
         })
     }
 
-    pub(super) fn superior_event(&mut self, message: Option<Result<Message, Error>>) -> Option<Event> {
+    pub(super) fn superior_event(&mut self, message: Option<Result<Packet, Error>>) -> Option<Event> {
         match message {
             None => {
+                // Its books are closed when it is dead, which is told a little later. The channel of one that was rolled
+                // back may also be another's by now, and its parent be alive.
                 self.superior = None;
-                // The channel of one that was rolled back may be another's by now, and its parent be alive.
-                let parent = self.predecessor.as_ref().filter(|parent| sys::has_ended(parent.pidfd.as_fd()));
-                if let Some(parent) = parent.map(|parent| parent.introduction.generation) {
-                    self.close_books(parent);
-                }
                 Some(Event::ParentGone)
             }
-            Some(Ok(Message::Commit)) => Some(Event::ParentCommits),
-            Some(Ok(Message::Rollback)) => Some(Event::ParentRollsBack),
-            Some(Ok(Message::Stop { how })) => Some(Event::ToldToStop(how)),
-            Some(Ok(Message::StatusRequest)) => {
+            Some(Ok((Message::Commit, _))) => Some(Event::ParentCommits),
+            Some(Ok((Message::Rollback, _))) => Some(Event::ParentRollsBack),
+            Some(Ok((Message::Stop { how }, _))) => Some(Event::ToldToStop(how)),
+            Some(Ok((Message::StatusRequest, _))) => {
                 self.tell_superior(&Message::Status(self.peer_status()));
+                None
+            }
+            Some(Ok((Message::Counts { generation }, descriptors))) => {
+                self.another_counts(generation, descriptors);
                 None
             }
             // From a later version.
@@ -75,6 +80,31 @@ impl Driver {
                 None
             }
         }
+    }
+
+    /// Only one that may still take over needs to know.
+    fn another_counts(&mut self, generation: u32, descriptors: Vec<OwnedFd>) {
+        if self.state.phase() != Phase::RolledBack {
+            return;
+        }
+        let mut descriptors = descriptors.into_iter();
+        let (Some(segment), Some(pidfd)) = (descriptors.next(), descriptors.next()) else { return };
+        let change = self.ledger.adopt(segment);
+        self.settle(change);
+        if let Err(error) = self.deaths.watch(generation, pidfd) {
+            tracing::warn!(generation, %error, "cannot watch the process of another generation");
+        }
+    }
+
+    /// A process is dead that counted in a segment which this one holds.
+    pub(super) fn died(&mut self, generation: u32) -> Option<Event> {
+        // What it has said is heard first, and ends with the news of its death.
+        if self.others.has(generation) {
+            return None;
+        }
+        self.close_books(generation);
+        let is_unheard = self.superior.as_ref().is_some_and(Channel::is_broken);
+        (is_unheard && Some(generation) == self.parent).then(|| self.superior_event(None))?
     }
 
     pub(super) fn other_said(&mut self, generation: u32, message: Option<Message>) -> Option<Event> {
