@@ -182,22 +182,26 @@ impl Server {
         let (stream, speaker) =
             self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
         let shaken = self.shake(stream, listener, guard, deadline).await?;
-        let Shaken { stream, protocol, scheme, certificate } = shaken;
+        let Shaken { stream, protocol, is_settled, scheme, certificate } = shaken;
         let (peer, ends) = match speaker {
             Speaker::Peer => (peer, if self.proxy.tells_ends() { stream.ends(peer) } else { None }),
             Speaker::Client(ends) => (ends.map(|ends| ends.client), ends),
         };
         let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate, ends);
         Ok(match protocol {
-            Protocol::Http1 => self.serve_http1(stream, listener, &client, guard).await,
+            Protocol::Http1 => {
+                let may_be_http2 = listener.http2 && !is_settled;
+                self.serve_http1(stream, may_be_http2, &client, guard).await
+            }
             Protocol::Http2 => self.serve_http2(stream, &client, guard).await,
         })
     }
 
+    /// With `may_be_http2`, the first bytes decide what is spoken, and nothing behind them.
     async fn serve_http1(
         &self,
         mut stream: Downstream,
-        listener: &ListenerConfig,
+        may_be_http2: bool,
         client: &proxy::Client,
         guard: &Guard,
     ) -> End {
@@ -211,7 +215,7 @@ impl Server {
                 Roused::Over => return self.close(stream, End::Closed).await,
                 Roused::Lost => return End::PeerAborted,
             }
-            let sniff = listener.http2;
+            let sniff = may_be_http2 && rest.is_fresh();
             let driving =
                 drive(&self.config, &self.builder, stream, rest, sniff, &exchange, guard, &mut timer);
             match driving.await {
@@ -225,7 +229,7 @@ impl Server {
                     return self.close(stream, end).await;
                 }
                 Outcome::AtRest { stream: at_rest, rest: at } => (stream, rest) = (at_rest, at),
-                Outcome::Http2 { stream } if listener.http2 => {
+                Outcome::Http2 { stream } if sniff => {
                     return self.serve_http2(stream, client, guard).await;
                 }
                 Outcome::Refused { stream, refusal } => {

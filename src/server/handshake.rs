@@ -41,6 +41,8 @@ pub(super) enum Protocol {
 pub(super) struct Shaken {
     pub(super) stream: Downstream,
     pub(super) protocol: Protocol,
+    /// Whether it was chosen by ALPN (RFC 7301), so that the first bytes do not change it.
+    pub(super) is_settled: bool,
     /// `http` or `https`.
     pub(super) scheme: &'static str,
     pub(super) certificate: ClientCertificate,
@@ -65,7 +67,7 @@ impl Server {
         let unnamed = if listener.http1 { Protocol::Http1 } else { Protocol::Http2 };
         let Some(tls) = &listener.tls else {
             let certificate = ClientCertificate::NotAsked;
-            return Ok(Shaken { stream, protocol: unnamed, scheme: "http", certificate });
+            return Ok(Shaken { stream, protocol: unnamed, is_settled: false, scheme: "http", certificate });
         };
         let stream = self.await_handshake(stream, deadline).await?;
 
@@ -104,13 +106,14 @@ impl Server {
             protocol = session.alpn_protocol().map(String::from_utf8_lossy).as_deref(),
             "TLS"
         );
+        let is_settled = session.alpn_protocol().is_some();
         let protocol = match session.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             Some(_) => Protocol::Http1,
             None => unnamed,
         };
         let certificate = if tls.asks_clients { certificate(session) } else { ClientCertificate::NotAsked };
-        Ok(Shaken { stream: Downstream::tls(stream), protocol, scheme: "https", certificate })
+        Ok(Shaken { stream: Downstream::tls(stream), protocol, is_settled, scheme: "https", certificate })
     }
 
     /// Waits for the first bytes, and sends those away who do not speak TLS.

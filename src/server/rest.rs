@@ -21,7 +21,7 @@ pub(super) const FOLD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest {
     since: Instant,
-    /// Whether it has brought no request yet.
+    /// Whether it has brought nothing yet.
     fresh: bool,
 }
 
@@ -45,6 +45,11 @@ impl Rest {
     /// The rest after a request.
     pub(super) fn again(since: Instant) -> Self {
         Rest { since, fresh: false }
+    }
+
+    /// Whether nothing has come before it.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// When it ends: with the idle timeout, or with the drain's grace.

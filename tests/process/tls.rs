@@ -159,6 +159,11 @@ fn versions_and_protocols() {
     assert_eq!(get(&["--http2"]), (0, "xxx 200 2".to_owned()));
     assert_eq!(get(&["--http1.1", "--tls-max", "1.2"]), (0, "xxx 200 1.1".to_owned()));
 
+    // What ALPN has chosen, the first bytes do not change.
+    let prior_knowledge = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let (_, told) = s_client(address, &["-alpn", "http/1.1", "-quiet"], prior_knowledge);
+    assert!(told.contains("HTTP/1.1 505 HTTP Version Not Supported"), "{told}");
+
     exuvia.set(&fs::read_to_string(exuvia.folder().join("exuvia.toml")).unwrap().replace(
         "[listeners.web]",
         "[listeners.web]\ntls_min_version = \"1.3\"\nprotocols = [\"http/1.1\"]",

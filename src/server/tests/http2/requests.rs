@@ -86,6 +86,38 @@ fn what_only_begins_like_the_preface_is_http_1() {
     });
 }
 
+/// What was to be read next was looked at anew whenever a connection had rested for a while: one that had spoken HTTP/1
+/// could turn into HTTP/2, behind the back of whatever in front of it had looked at its beginning.
+#[test]
+fn a_connection_that_has_spoken_http_1_speaks_nothing_else() {
+    run(async {
+        let (address, _requests) = recorder().await;
+        let edge = edge(address).await;
+        let mut beginnings = Vec::new();
+        for _ in 0..2 {
+            let mut client = edge.connect().await;
+            client.get("/").await.expect("200 OK");
+            beginnings.push(client);
+        }
+        let mut empty_line = edge.connect().await;
+        empty_line.send("\r\n").await;
+        turns().await;
+        beginnings.push(empty_line);
+        let rested = beginnings.remove(0);
+        // Long enough to be taken apart.
+        pass(crate::server::rest::FOLD_AFTER).await;
+        edge.until_active(0).await;
+        turns().await;
+        beginnings.push(rested);
+        for mut client in beginnings {
+            client.send_bytes(PREFACE).await;
+            client.send_bytes(&frame(4, 0, 0, &[])).await;
+            let told = client.rest().await;
+            assert!(told.starts_with("HTTP/1.1 505 HTTP Version Not Supported\r\n"), "{told}");
+        }
+    });
+}
+
 #[test]
 fn a_listener_without_http_2_says_so() {
     run(async {
