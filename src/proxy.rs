@@ -43,7 +43,7 @@ pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 use body::Upload;
 use headers::Forwarded;
 use interim::Inbox;
-use upstream::Server;
+use upstream::{Server, Windows};
 
 use crate::timer::Timer;
 
@@ -94,8 +94,10 @@ pub struct Proxy {
 impl Proxy {
     /// Must run where tasks can be spawned that are not `Send`.
     pub fn new(config: &Config, metrics: Rc<Metrics>) -> Rc<Self> {
+        let windows = Windows::default();
         let server = |(place, address): (usize, &ServerAddr)| {
-            Server::new(address.clone(), config.connections.clone(), metrics.of_server(place))
+            let connections = config.connections.clone();
+            Server::new(address.clone(), connections, windows.clone(), metrics.of_server(place))
         };
         Rc::new(Proxy {
             servers: config.servers.iter().enumerate().map(server).collect(),

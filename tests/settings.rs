@@ -367,8 +367,8 @@ fn printed_settings_load_as_the_same() {
         ticket_key_files = ["/k1", "/k2"]
         [http2]
         max_streams = 10000
-        stream_window = 65535
-        connection_window = "64MiB"
+        stream_window = "16KiB"
+        connection_window = "1024MiB"
         max_resets_per_minute = 1
         max_control_frames_per_minute = 10
         ack_timeout = "1s"

@@ -103,17 +103,23 @@ fn a_proxy_header_is_believed_from_somewhere() {
 #[test]
 fn http2_has_bounds() {
     refused_whole("http2.max_streams = 0", "http2.max_streams", "from 1 to 10000");
-    refused_whole("http2.stream_window = 65534", "http2.stream_window", "from 65535 to \"16MiB\"");
-    refused_whole("http2.connection_window = '65MiB'", "http2.connection_window", "to \"64MiB\"");
+    refused_whole("http2.stream_window = 16383", "http2.stream_window", "from \"16KiB\" to \"16MiB\"");
+    refused_whole("http2.connection_window = '1025MiB'", "http2.connection_window", "to \"1024MiB\"");
     refused_whole(
         "http2.stream_window = '2MiB'",
         "http2.stream_window = \"2MiB\"",
-        "expected at most http2.connection_window, which is 1048576 bytes",
+        "expected at most 131072 bytes, or an http2.connection_window of at least 268435456 bytes for 128 streams of \
+         2097152 bytes",
     );
     refused_whole(
         "http2.connection_window = 65535",
         "http2.connection_window = 65535",
-        "expected at least http2.stream_window, which is 262144 bytes",
+        "expected at least http2.max_streams times http2.stream_window, which is 128 times 131072 = 16777216 bytes",
+    );
+    refused_whole(
+        "http2.max_streams = 129",
+        "http2.max_streams = 129",
+        "expected at most 128, or an http2.connection_window of at least 16908288 bytes",
     );
     refused_whole("http2.ack_timeout = '0s'", "http2.ack_timeout", "from \"1ms\"");
 }
@@ -254,11 +260,11 @@ fn lists_have_an_end() {
 #[test]
 fn values_at_their_edges() {
     for (key, good, bad) in [
-        ("http2.max_streams", ["1", "10000"], ["0", "10001"]),
+        ("http2.max_streams", ["1", "128"], ["0", "10001"]),
         ("http2.max_resets_per_minute", ["1", "1000000"], ["0", "1000001"]),
         ("http2.max_control_frames_per_minute", ["10", "10000000"], ["9", "10000001"]),
-        ("http2.connection_window", ["262144", "'64MiB'"], ["65534", "67108865"]),
-        ("http2.stream_window", ["65535", "'1MiB'"], ["65534", "16777217"]),
+        ("http2.connection_window", ["16777216", "'1024MiB'"], ["65534", "1073741825"]),
+        ("http2.stream_window", ["16384", "'128KiB'"], ["16383", "16777217"]),
         ("http2.ack_timeout", ["'1ms'", "'24h'"], ["'0s'", "'25h'"]),
         ("tls.ticket_lifetime", ["'1ms'", "'24h'"], ["'0s'", "'25h'"]),
         ("timeouts.handshake", ["'1ms'", "'24h'"], ["'0s'", "10"]),

@@ -30,6 +30,7 @@ use tokio::time::interval;
 use super::error::Error;
 use super::proxy_header::{Ends, ProxyVersion};
 use connect::{Connector, Spoken};
+pub(super) use http2::Windows;
 pub use metrics::FAMILIES;
 pub(super) use metrics::{Columns, Metrics, Retry};
 pub(super) use stream::Wire;
@@ -150,7 +151,12 @@ pub(super) enum Lease {
 impl Server {
     /// Must run where tasks can be spawned that are not `Send`: the sweep of idle connections lives as long as the
     /// server.
-    pub(super) fn new(address: ServerAddr, mut config: ConnectionConfig, metrics: Rc<Metrics>) -> Rc<Self> {
+    pub(super) fn new(
+        address: ServerAddr,
+        mut config: ConnectionConfig,
+        windows: Windows,
+        metrics: Rc<Metrics>,
+    ) -> Rc<Self> {
         if config.idle_timeout.is_zero() {
             config.max_idle = 0;
         }
@@ -164,7 +170,7 @@ impl Server {
         };
         let server = Rc::new(Server {
             http1: http1::Pool::new(&config),
-            http2: http2::Pool::new(connector.clone(), config.clone()),
+            http2: http2::Pool::new(connector.clone(), config.clone(), windows),
             connector,
             expected: Cell::new(expected),
             config,

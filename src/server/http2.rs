@@ -48,7 +48,8 @@ pub struct Config {
     pub max_streams: u32,
     /// How much of one request's body may be on its way unread, in bytes.
     pub stream_window: u32,
-    /// How much of all of a connection's, in bytes.
+    /// How much of all of a connection's, in bytes. With less than `max_streams` times `stream_window`, requests that
+    /// no server takes stop the others.
     pub connection_window: u32,
     /// Streams that a client may reset, or make us reset, in a minute, beyond one for each that it let finish.
     pub max_resets_per_minute: u32,
@@ -63,18 +64,14 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             max_streams: 128,
-            stream_window: 256 * 1024,
-            connection_window: 1024 * 1024,
+            stream_window: 128 * 1024,
+            connection_window: 16 * 1024 * 1024,
             max_resets_per_minute: 300,
             max_control_frames_per_minute: 6000,
             ack_timeout: Duration::from_secs(10),
         }
     }
 }
-
-/// Small frames cost more memory than their bytes. h2 allows half the connection's window for what they cost while
-/// they wait unread; with that, a gRPC client whose messages are short would be sent away when its upstream pauses.
-const DATA_FRAME_BUDGET_PER_WINDOW: usize = 4;
 
 /// h2 counts the resets for a client's errors over the whole life of a connection. The meter forgives them with
 /// time; this is what bounds those that wait to be written.
@@ -94,7 +91,9 @@ pub(super) fn builder(config: &super::Config, proxy: &proxy::Proxy) -> Builder {
         .max_send_buffer_size(config.buffer_bytes.min(u32::MAX as usize))
         .max_pending_accept_reset_streams(LEAST_PENDING_RESETS.max(http2.max_streams as usize))
         .max_local_error_reset_streams(Some(PENDING_ERROR_RESETS))
-        .data_frame_budget(http2.connection_window as usize * DATA_FRAME_BUDGET_PER_WINDOW);
+        // Small frames cost more memory than their bytes. h2 allows half the window for what they cost while they wait
+        // unread; a gRPC client whose messages are short would sooner be sent away when its upstream pauses.
+        .data_frame_budget(http2.connection_window as usize);
     if proxy.may_upgrade(websocket::NAME) {
         builder.enable_connect_protocol();
     }

@@ -94,9 +94,9 @@ pub struct TlsSettings {
 pub struct Http2Settings {
     /// Streams at once on one connection: 1 to 10,000.
     pub max_streams: u32,
-    /// How much of one request's body may be on its way, in bytes: 65,535 to 16 MiB.
+    /// How much of one request's body may be on its way, in bytes: 16 KiB to 16 MiB.
     pub stream_window: u32,
-    /// The same for all of a connection: not less than `stream_window`, at most 64 MiB.
+    /// The same for all of a connection: `max_streams` times `stream_window` or more, at most 1 GiB.
     pub connection_window: u32,
     /// Streams that may be reset in a minute beyond those that ended in order: 1 to 1,000,000.
     pub max_resets_per_minute: u32,

@@ -15,6 +15,7 @@
 //!   are told: a server that ends all of them would else be connected to for as long as somebody waits.
 
 mod connection;
+mod windows;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -33,12 +34,13 @@ use super::stream::Wire;
 use super::{ConnectionConfig, SWEEPS, ServerAddr};
 use crate::proxy::error::{Error, TlsFailure};
 use connection::Connection;
+use windows::Share;
+pub(in crate::proxy) use windows::Windows;
 
-/// How much of one answer's body may be on its way unread.
-const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// The same for all answers of a connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Small frames cost more memory than their bytes. h2 ends the connection, with all its streams, once those that wait
+/// unread cost half the connection's window; then a few clients that do not read their short gRPC messages would end
+/// the calls of all others.
+const DATA_FRAME_BUDGET_PER_WINDOW: usize = 4;
 
 /// How many connections in a row may end unused, before that counts as a failed connect. One or two a server may
 /// have that is itself about to be replaced.
@@ -50,6 +52,7 @@ pub(super) struct Pool {
     connector: Rc<Connector>,
     config: Rc<ConnectionConfig>,
     builder: Builder,
+    windows: Windows,
     /// Oldest first; only those that take new streams.
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Those who wait for a stream, in the order in which they came.
@@ -79,20 +82,19 @@ pub(in crate::proxy) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Rc<Connector>, config: Rc<ConnectionConfig>) -> Rc<Self> {
+    pub(super) fn new(connector: Rc<Connector>, config: Rc<ConnectionConfig>, windows: Windows) -> Rc<Self> {
         let clamp = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_max_send_streams(connection::UNTOLD)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(clamp(config.max_head_bytes))
             .max_send_buffer_size(config.buffer_bytes);
         Rc::new(Pool {
             connector,
             config,
             builder,
+            windows,
             connections: RefCell::default(),
             waiting: RefCell::default(),
             connecting: Cell::new(false),
@@ -103,6 +105,17 @@ impl Pool {
 
     fn address(&self) -> &ServerAddr {
         self.connector.address()
+    }
+
+    /// What the next connection says first, and its windows.
+    fn opening(&self) -> (Builder, Share) {
+        let share = self.windows.share(self.config.max_streams);
+        let mut builder = self.builder.clone();
+        builder
+            .initial_window_size(share.stream)
+            .initial_connection_window_size(share.connection)
+            .data_frame_budget(share.connection as usize * DATA_FRAME_BUDGET_PER_WINDOW);
+        (builder, share)
     }
 
     /// A stream that can be had at once.
@@ -362,7 +375,7 @@ mod tests {
             let connector =
                 Rc::new(Connector::new(address, &config, super::super::metrics::Metrics::alone()));
             // Nobody there says a word.
-            let pool = Pool::new(connector, Rc::new(config));
+            let pool = Pool::new(connector, Rc::new(config), Windows::default());
             for _ in 0..1000 {
                 let mut stream = Box::pin(pool.stream());
                 let is_pending = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx).is_pending())).await;

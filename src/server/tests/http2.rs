@@ -2,6 +2,7 @@
 
 mod connect;
 mod drain;
+mod fairness;
 mod floods;
 mod malformed;
 mod requests;
@@ -13,6 +14,8 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::task::JoinHandle;
+
+use std::task::Poll;
 
 use super::super::HTTP2;
 use super::*;

@@ -1,5 +1,6 @@
 //! Upstreams that speak HTTP/2.
 
+mod fairness;
 mod retries;
 mod streams;
 

@@ -14,8 +14,10 @@ const CERTIFICATES_MAX: usize = 1024;
 const LISTENER_CERTIFICATES_MAX: usize = 256;
 const NETWORKS_MAX: usize = 256;
 const TICKET_KEYS_MAX: usize = 16;
-/// The window that HTTP/2 begins with (RFC 9113, section 6.9.2); h2 cannot take it back.
-const WINDOW_MIN: usize = 65_535;
+/// The largest frame that clients send unasked (RFC 9113, section 4.2).
+const STREAM_WINDOW_MIN: usize = 16 * 1024;
+/// The window that a connection begins with (RFC 9113, section 6.9.2), and which cannot be taken back.
+const CONNECTION_WINDOW_MIN: usize = 65_535;
 
 pub(super) fn certificates(
     raw: &BTreeMap<String, RawCertificate>,
@@ -50,24 +52,15 @@ pub(super) fn http2(raw: &RawHttp2, check: &mut Check<'_>) -> Option<Http2Settin
     let stream_window = check.read(
         "http2.stream_window",
         &raw.stream_window,
-        value::size(WINDOW_MIN..=16 << 20, r#"from 65535 to "16MiB""#),
+        value::size(STREAM_WINDOW_MIN..=16 << 20, r#"from "16KiB" to "16MiB""#),
     );
     let connection_window = check.read(
         "http2.connection_window",
         &raw.connection_window,
-        value::size(WINDOW_MIN..=64 << 20, r#"from 65535 to "64MiB""#),
+        value::size(CONNECTION_WINDOW_MIN..=1 << 30, r#"from 65535 to "1024MiB""#),
     );
-    if let (Some(stream), Some(connection)) = (stream_window, connection_window)
-        && connection < stream
-    {
-        // Of the two, the one that somebody chose.
-        if check.origins.of("http2.stream_window") == Origin::Builtin {
-            let expected = format!("expected at least http2.stream_window, which is {stream} bytes");
-            check.refuse_in_context("http2.connection_window", &raw.connection_window, expected);
-        } else {
-            let expected = format!("expected at most http2.connection_window, which is {connection} bytes");
-            check.refuse_in_context("http2.stream_window", &raw.stream_window, expected);
-        }
+    if let (Some(streams), Some(stream), Some(connection)) = (max_streams, stream_window, connection_window) {
+        covers(raw, streams as usize, stream, connection, check);
     }
     let max_resets_per_minute =
         check.read("http2.max_resets_per_minute", &raw.max_resets_per_minute, value::number(1..=1_000_000));
@@ -86,6 +79,32 @@ pub(super) fn http2(raw: &RawHttp2, check: &mut Check<'_>) -> Option<Http2Settin
         max_control_frames_per_minute: max_control_frames_per_minute?,
         ack_timeout: ack_timeout?,
     })
+}
+
+/// Refuses windows with which requests that no server takes would stop the others of their connection.
+fn covers(raw: &RawHttp2, streams: usize, stream: usize, connection: usize, check: &mut Check<'_>) {
+    let needed = streams * stream;
+    if connection >= needed {
+        return;
+    }
+    // Of the three, one that somebody chose.
+    let is_chosen = |key: &str| check.origins.of(key) != Origin::Builtin;
+    let (key, leaf, most) = if is_chosen("http2.connection_window") {
+        let expected = format!(
+            "expected at least http2.max_streams times http2.stream_window, which is {streams} times {stream} = \
+             {needed} bytes"
+        );
+        return check.refuse_in_context("http2.connection_window", &raw.connection_window, expected);
+    } else if is_chosen("http2.stream_window") {
+        ("http2.stream_window", &raw.stream_window, format!("{} bytes", connection / streams))
+    } else {
+        ("http2.max_streams", &raw.max_streams, (connection / stream).to_string())
+    };
+    let expected = format!(
+        "expected at most {most}, or an http2.connection_window of at least {needed} bytes for {streams} streams of \
+         {stream} bytes"
+    );
+    check.refuse_in_context(key, leaf, expected);
 }
 
 /// Refuses a name that no certificate has.

@@ -14,7 +14,7 @@ use http::Request;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::Pool;
+use super::{Pool, Share};
 use crate::proxy::error::Error;
 use crate::proxy::upstream::ServerAddr;
 use crate::proxy::upstream::stream::{Counted, Moved, Wire};
@@ -50,8 +50,9 @@ impl Connection {
         let moved = Rc::new(Moved::default());
         let io = Counted { wire, moved: moved.clone() };
         let address = pool.address();
+        let (builder, windows) = pool.opening();
         let (sender, mut driver) =
-            pool.builder.handshake(io).await.map_err(|cause| broken(address, cause, &moved))?;
+            builder.handshake(io).await.map_err(|cause| broken(address, cause, &moved))?;
         let pings = driver.ping_pong();
         let connection = Rc::new(Connection {
             sender: RefCell::new(sender),
@@ -91,6 +92,7 @@ impl Connection {
             pings,
             asked: false,
             timer: Timer::default(),
+            _windows: windows,
         };
         spawn_local(drive(driver, watch));
         Ok(connection)
@@ -137,6 +139,7 @@ struct Watch {
     /// Whether the server was asked whether it lives.
     asked: bool,
     timer: Timer,
+    _windows: Share,
 }
 
 /// Drives a connection to its end. What its streams carry is told to those who hold them.
