@@ -22,6 +22,7 @@ use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
 use crate::metrics::{self, Exposition, Family};
 use crate::overview::{Observer, Place};
+use crate::resolver::{self, Resolver};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
     Outcome, Startup,
@@ -29,7 +30,7 @@ use crate::restart::{
 use crate::settings::{ControlSocket, LogFormat, Settings, SettingsError};
 use crate::supervise;
 use crate::worker::{self, Worker};
-use config::server_addr;
+use config::{names, resolver_config, server_addr};
 use tls::Tls;
 
 /// The version that this program tells.
@@ -37,8 +38,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All metrics, by the tables of those who count.
 pub fn families() -> impl Iterator<Item = Family> {
-    metrics::CORE.iter().copied().chain(worker::families())
+    metrics::CORE.iter().chain(resolver::FAMILIES).copied().chain(worker::families())
 }
+
+/// Under which name the addresses of servers travel.
+const NAMES: &str = "names";
 
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
@@ -138,6 +142,9 @@ struct Parts {
     settings: Settings,
     tls: Tls,
     runtime: Runtime,
+    resolver: Resolver,
+    /// Until somebody counts them.
+    lookups: Option<resolver::Results>,
     demo: Option<Demo>,
     control: PathBuf,
     config: Option<PathBuf>,
@@ -166,15 +173,21 @@ impl Parts {
             })
         });
         let demo = demo.transpose().map_err(system("start the demonstration upstream"))?;
+        let handed = startup.luggage().take(NAMES);
+        let resolver =
+            Resolver::start(resolver_config(&settings.resolver), names(&settings), handed.as_deref());
+        let (resolver, lookups) = resolver.map_err(system("start the thread that looks names up"))?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(system("build the control thread's runtime"))?;
-        Ok(Parts { settings, tls, runtime, demo, control, config: config.map(Path::to_owned) })
+        let (config, lookups) = (config.map(Path::to_owned), Some(lookups));
+        Ok(Parts { settings, tls, runtime, resolver, lookups, demo, control, config })
     }
 
     /// Starts the workers, then serves until the end.
-    fn run(self, startup: Startup) -> ExitCode {
+    fn run(mut self, startup: Startup) -> ExitCode {
         let tasks = LocalSet::new();
-        let outcome = tasks.block_on(&self.runtime, self.serve(startup));
+        let lookups = self.lookups.take();
+        let outcome = tasks.block_on(&self.runtime, self.serve(startup, lookups));
         drop(tasks);
         match outcome {
             Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -183,7 +196,11 @@ impl Parts {
         }
     }
 
-    async fn serve(&self, mut startup: Startup) -> Result<Outcome, Failure> {
+    async fn serve(
+        &self,
+        mut startup: Startup,
+        lookups: Option<resolver::Results>,
+    ) -> Result<Outcome, Failure> {
         let settings = &self.settings;
         let workers = settings.workers;
         let listeners = startup.listeners();
@@ -204,17 +221,27 @@ impl Parts {
             servers => servers.iter().map(|server| server_addr(server).to_string()).collect(),
         };
         let columns = worker::Columns::plan(startup.plan(), &servers);
+        let lookup_columns = resolver::Columns::plan(startup.plan());
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
-        let tickets = self.tls.tickets.clone();
-        driver.pack(move || Tls::pack(&tickets));
+        let (tickets, resolver) = (self.tls.tickets.clone(), self.resolver.clone());
+        driver.pack(move || {
+            let mut luggage = Tls::pack(&tickets);
+            if let Some(known) = resolver.hand_on() {
+                luggage.insert(NAMES, known);
+            }
+            luggage
+        });
         let begun = (|| -> Result<Operators, Failure> {
             let [control, admin] = operators;
             let operator =
                 members.pop().ok_or_else(|| Failure::new("start", "the control thread has no place"))?;
             let exposition = Exposition::new(driver.books(), families(), VERSION)
                 .map_err(|error| Failure::new("start", format!("the metrics are not right: {error}")))?;
+            if let Some(lookups) = lookups {
+                spawn_local(lookups.count(lookup_columns, operator.shard()));
+            }
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
             Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))

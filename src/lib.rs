@@ -62,4 +62,7 @@ pub mod metrics;
 #[cfg(feature = "proxy")]
 mod timer;
 
+#[cfg(feature = "proxy")]
+pub mod resolver;
+
 pub mod restart;

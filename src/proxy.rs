@@ -17,9 +17,10 @@ mod interim;
 mod metrics;
 mod proxy_header;
 mod tunnel;
+mod turns;
 mod upstream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Context;
@@ -43,6 +44,7 @@ pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 use body::Upload;
 use headers::Forwarded;
 use interim::Inbox;
+use turns::Turns;
 use upstream::{Server, Windows};
 
 use crate::timer::Timer;
@@ -81,9 +83,7 @@ impl Default for Config {
 /// The proxy of one worker.
 #[derive(Debug)]
 pub struct Proxy {
-    servers: Vec<Rc<Server>>,
-    /// Whose turn it is.
-    turn: Cell<usize>,
+    turns: Turns,
     response_timeout: Duration,
     stall_timeout: Duration,
     rules: Rules,
@@ -100,8 +100,7 @@ impl Proxy {
             Server::new(address.clone(), connections, windows.clone(), metrics.of_server(place))
         };
         Rc::new(Proxy {
-            servers: config.servers.iter().enumerate().map(server).collect(),
-            turn: Cell::new(0),
+            turns: Turns::new(config.servers.iter().enumerate().map(server).collect()),
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
             tells_ends: config.connections.proxy_protocol.is_some(),
@@ -136,15 +135,6 @@ impl Proxy {
     /// Whether a connection may switch to the protocol of this name, in lower case.
     pub(crate) fn may_upgrade(&self, name: &str) -> bool {
         self.rules.upgrades.iter().any(|allowed| allowed == name)
-    }
-
-    /// The servers in the order in which this request tries them.
-    fn servers(&self) -> impl Iterator<Item = &Rc<Server>> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let first = turn % self.servers.len().max(1);
-        let (behind, ahead) = self.servers.split_at(first);
-        ahead.iter().chain(behind)
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Settings {
     pub http2: Http2Settings,
     /// Where requests go.
     pub upstream: UpstreamSettings,
+    /// How the host names of servers are looked up.
+    pub resolver: ResolverSettings,
     /// How long a client may take.
     pub timeouts: TimeoutSettings,
     /// How much a client may take.
@@ -115,6 +117,19 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// How many connections each worker keeps without a request; zero keeps none.
     pub max_idle_per_worker: usize,
+}
+
+/// How the host names of servers are looked up: `[resolver]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolverSettings {
+    /// The name servers, at most 8. None: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// The least time between two look-ups of a name; above zero.
+    pub min_ttl: Duration,
+    /// The most; not less than `min_ttl`.
+    pub max_ttl: Duration,
+    /// How long addresses are used beyond their time while no name server answers; zero: not at all.
+    pub max_stale: Duration,
 }
 
 /// How long a client may take: `[timeouts]`. All above zero.

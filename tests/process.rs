@@ -33,6 +33,8 @@ mod counters;
 mod curl;
 #[path = "process/demo.rs"]
 mod demo;
+#[path = "process/dns.rs"]
+mod dns;
 #[path = "process/drain.rs"]
 mod drain;
 #[path = "process/executable.rs"]
@@ -49,6 +51,8 @@ mod large;
 mod listeners;
 #[path = "process/multiplexed.rs"]
 mod multiplexed;
+#[path = "process/names.rs"]
+mod names;
 #[path = "process/notify.rs"]
 mod notify;
 #[path = "process/proxy_protocol.rs"]

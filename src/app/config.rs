@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::{Parts, VERSION};
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
+use crate::resolver;
 use crate::restart::Options;
 use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
-    ListenerSettings, Protocol, ProxyProtocolSettings, ProxyVersion, Settings, UpstreamAddr, UpstreamProtocol,
+    ListenerSettings, Protocol, ProxyProtocolSettings, ProxyVersion, ResolverSettings, Settings,
+    UpstreamAddr, UpstreamProtocol,
 };
 use crate::worker;
 
@@ -71,6 +73,7 @@ impl Parts {
                             ProxyVersion::V2 => proxy::ProxyVersion::V2,
                         }
                     }),
+                    resolver: self.resolver.clone(),
                     connect_timeout: upstream.connect_timeout,
                     max_idle: upstream.max_idle_per_worker,
                     idle_timeout: upstream.idle_timeout,
@@ -100,10 +103,24 @@ impl Parts {
     }
 }
 
+/// How names are looked up.
+pub(super) fn resolver_config(settings: &ResolverSettings) -> resolver::Config {
+    let ResolverSettings { servers, min_ttl, max_ttl, max_stale } = settings.clone();
+    resolver::Config { servers, min_ttl, max_ttl, max_stale }
+}
+
+/// The names that are to be looked up.
+pub(super) fn names(settings: &Settings) -> impl Iterator<Item = String> {
+    settings.upstream.servers.iter().filter_map(|server| match server {
+        UpstreamAddr::Name(host, _) => Some(host.clone()),
+        UpstreamAddr::Socket(_) | UpstreamAddr::Unix(_) => None,
+    })
+}
+
 pub(super) fn server_addr(address: &UpstreamAddr) -> ServerAddr {
     match address {
         UpstreamAddr::Socket(address) => ServerAddr::Socket(*address),
         UpstreamAddr::Unix(path) => ServerAddr::Unix(Arc::new(path.clone())),
-        UpstreamAddr::Name(name, port) => ServerAddr::Name(format!("{name}:{port}").into()),
+        UpstreamAddr::Name(host, port) => ServerAddr::Name(host.as_str().into(), *port),
     }
 }

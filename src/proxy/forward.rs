@@ -130,15 +130,20 @@ impl Exchange {
     ) -> Result<(Response<FromServer>, &ServerAddr), Error> {
         let mut last = Error::NoServer;
         let mut retries = 0;
-        for server in self.client.proxy.servers() {
+        let turns = &self.client.proxy.turns;
+        for server in turns.next() {
             let mut may_be_kept = true;
             loop {
                 let kept = if may_be_kept { server.idle(may_tunnel) } else { None };
                 let (lease, is_fresh) = match kept {
                     Some(lease) => (lease, false),
                     None => match server.connect(may_tunnel, self.client.ends).await {
-                        Ok(lease) => (lease, true),
+                        Ok(lease) => {
+                            turns.connected(server);
+                            (lease, true)
+                        }
                         Err(error) => {
+                            turns.failed(server, &error);
                             last = error;
                             break;
                         }

@@ -11,6 +11,7 @@ mod connect;
 pub(super) mod http1;
 pub(super) mod http2;
 mod metrics;
+mod standing;
 mod stream;
 
 use std::cell::Cell;
@@ -29,10 +30,12 @@ use tokio::time::interval;
 
 use super::error::Error;
 use super::proxy_header::{Ends, ProxyVersion};
+use crate::resolver::Resolver;
 use connect::{Connector, Spoken};
 pub(super) use http2::Windows;
 pub use metrics::FAMILIES;
 pub(super) use metrics::{Columns, Metrics, Retry};
+use standing::Standing;
 pub(super) use stream::Wire;
 
 /// Where a server is. Cheap to clone.
@@ -42,9 +45,8 @@ pub enum ServerAddr {
     Socket(SocketAddr),
     /// A Unix socket, written `unix:/path`.
     Unix(Arc<PathBuf>),
-    /// A host name and a port, as in `app.internal:9000`; looked up at each connect, and its addresses are tried
-    /// in the order given.
-    Name(Arc<str>),
+    /// A host name and a port, as in `app.internal:9000`. Whatever addresses it has at the time are raced.
+    Name(Arc<str>, u16),
 }
 
 impl fmt::Display for ServerAddr {
@@ -52,7 +54,7 @@ impl fmt::Display for ServerAddr {
         match self {
             ServerAddr::Socket(address) => write!(f, "{address}"),
             ServerAddr::Unix(path) => write!(f, "unix:{}", path.display()),
-            ServerAddr::Name(name) => f.write_str(name),
+            ServerAddr::Name(host, port) => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -87,6 +89,8 @@ pub struct ConnectionConfig {
     /// Whether servers are told at the beginning of a connection whom it is for. Then each request takes a
     /// connection of its own.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// Who knows the addresses of servers with a host name.
+    pub resolver: Resolver,
     /// How long a connect may take, the look-up of a name and the TLS handshake included; and how long a request
     /// may wait for its turn when every HTTP/2 connection is full.
     pub connect_timeout: Duration,
@@ -110,6 +114,7 @@ impl Default for ConnectionConfig {
             protocol: Protocol::Http1,
             tls: None,
             proxy_protocol: None,
+            resolver: Resolver::default(),
             connect_timeout: Duration::from_secs(5),
             max_idle: 128,
             idle_timeout: Duration::from_secs(30),
@@ -138,6 +143,7 @@ pub(super) struct Server {
     http2: Rc<http2::Pool>,
     /// What is to be expected of the next connection: what the last one spoke.
     expected: Cell<Spoken>,
+    standing: Standing,
     config: Rc<ConnectionConfig>,
 }
 
@@ -173,6 +179,7 @@ impl Server {
             http2: http2::Pool::new(connector.clone(), config.clone(), windows),
             connector,
             expected: Cell::new(expected),
+            standing: Standing::default(),
             config,
         });
         let period = (server.config.idle_timeout / SWEEPS).max(MIN_PERIOD);
@@ -182,6 +189,16 @@ impl Server {
 
     pub(super) fn address(&self) -> &ServerAddr {
         self.connector.address()
+    }
+
+    /// Whether it could be connected to.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// How long a connect may take.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.config.connect_timeout
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Metrics, Server};
 use crate::proxy::{self, Proxy, ServerAddr};
+use crate::resolver::{self, Resolver};
 use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Plan, Stream, Tracker, View};
 
 /// No wait in a test is longer.
@@ -57,6 +58,14 @@ impl Setup {
     fn new(upstreams: &[SocketAddr]) -> Self {
         let servers = upstreams.iter().copied().map(ServerAddr::Socket).collect();
         Setup { server: Config::default(), proxy: proxy::Config { servers, ..proxy::Config::default() } }
+    }
+
+    /// In front of a server with a host name.
+    fn name(&mut self, host: &str, port: u16) {
+        let (resolver, _lookups) =
+            Resolver::start(resolver::Config::default(), [host.to_owned()], None).unwrap();
+        self.proxy.connections.resolver = resolver;
+        self.proxy.servers = vec![ServerAddr::Name(host.into(), port)];
     }
 
     async fn start(self) -> Edge {

@@ -1,6 +1,7 @@
 //! From the shape as written to settings that hold.
 
 mod protocols;
+mod resolver;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +37,7 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let tls = protocols::tls(&raw.tls, check);
     let http2 = protocols::http2(&raw.http2, check);
     let upstream = upstream::upstream(&raw.upstream, &names, check);
+    let resolver = resolver::resolver(&raw.resolver, check);
     let timeouts = timeouts(&raw.timeouts, check);
     let limits = limits(&raw.limits, check);
     let restart = restart(&raw.restart, check);
@@ -50,6 +52,7 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
         tls: tls?,
         http2: http2?,
         upstream: upstream?,
+        resolver: resolver?,
         timeouts: timeouts?,
         limits: limits?,
         restart: restart?,

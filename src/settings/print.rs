@@ -21,6 +21,7 @@ pub(super) fn to_toml(settings: &Settings) -> String {
         tls,
         http2,
         upstream,
+        resolver,
         timeouts,
         limits,
         restart,
@@ -55,6 +56,12 @@ pub(super) fn to_toml(settings: &Settings) -> String {
     out.key("ack_timeout", duration(http2.ack_timeout));
 
     write_upstream(&mut out, upstream);
+    out.section("resolver");
+    out.key("servers", list(resolver.servers.iter().map(ToString::to_string)));
+    out.key("min_ttl", duration(resolver.min_ttl));
+    out.key("max_ttl", duration(resolver.max_ttl));
+    out.key("max_stale", duration(resolver.max_stale));
+
     out.section("timeouts");
     out.key("handshake", duration(timeouts.handshake));
     out.key("header", duration(timeouts.header));

@@ -30,6 +30,7 @@ pub(super) struct Raw {
     pub(super) tls: RawTls,
     pub(super) http2: RawHttp2,
     pub(super) upstream: RawUpstream,
+    pub(super) resolver: RawResolver,
     pub(super) timeouts: RawTimeouts,
     pub(super) limits: RawLimits,
     pub(super) restart: RawRestart,
@@ -96,6 +97,15 @@ pub(super) struct RawUpstream {
     pub(super) response_timeout: Leaf,
     pub(super) idle_timeout: Leaf,
     pub(super) max_idle_per_worker: Leaf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawResolver {
+    pub(super) servers: Leaf,
+    pub(super) min_ttl: Leaf,
+    pub(super) max_ttl: Leaf,
+    pub(super) max_stale: Leaf,
 }
 
 #[derive(Debug, Deserialize)]

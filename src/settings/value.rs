@@ -282,6 +282,18 @@ pub(super) fn network(leaf: &Leaf) -> Checked<IpNet> {
     }
 }
 
+/// The address of a name server, its port 53 if none is given.
+pub(super) fn name_server(leaf: &Leaf) -> Checked<SocketAddr> {
+    const PORT: u16 = 53;
+    let parsed = text(leaf).and_then(|text| {
+        let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT));
+        text.parse::<SocketAddr>().ok().or_else(alone)
+    });
+    parsed
+        .filter(|address| address.port() != 0)
+        .ok_or_else(|| "expected an address such as 10.0.0.2, 10.0.0.2:53 or [fd00::2]:53".to_owned())
+}
+
 /// A name that a server proves: a host name or an address.
 pub(super) fn server_name(leaf: &Leaf) -> Checked<String> {
     let is_name = |text: &&str| rustls::pki_types::ServerName::try_from(*text).is_ok();

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use super::harness::Exuvia;
+use super::harness::{Exuvia, eventually};
 use super::traffic::{Client, get};
-use super::upstream::{Upstream, settings};
+use super::upstream::{Hole, Upstream, settings, telling, telling_at};
 
 /// An address where nobody listens: its port is taken for as long as the connection is there that has it.
 fn nobody() -> (SocketAddr, (TcpListener, std::net::TcpStream)) {
@@ -111,5 +111,66 @@ fn the_next_one_is_used_when_one_is_down() {
         assert_eq!((answer.status, answer.body.as_slice()), (200, &b"ok"[..]));
     }
     drop(client);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+#[track_caller]
+pub fn body(exuvia: &Exuvia) -> String {
+    let answer = get(exuvia.address(), "/").unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    assert_eq!(answer.status, 200, "{text}");
+    text
+}
+
+/// How many connects to this server have failed.
+fn failures(exuvia: &Exuvia, server: SocketAddr) -> u64 {
+    let admin: SocketAddr = exuvia.listener("exuvia-admin").parse().unwrap();
+    let text = String::from_utf8(get(admin, "/metrics").unwrap().body).unwrap();
+    let name = format!("exuvia_upstream_connect_failures_total{{upstream=\"{server}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+}
+
+/// A server that did not answer cost every request whose turn it was the whole of `connect_timeout`.
+#[test]
+fn one_that_does_not_answer_is_tried_last_for_a_while() {
+    let (port, _good) = telling(&["127.0.0.2"]);
+    let hole = SocketAddr::from(([127, 0, 0, 3], port));
+    let good = SocketAddr::from(([127, 0, 0, 2], port));
+    let _hole = Hole::at(hole);
+    let settings = settings(&[hole, good]);
+    let exuvia = Exuvia::start(&format!(
+        "workers = 1\n{settings}connect_timeout = \"200ms\"\n[admin]\naddress = \"127.0.0.1:0\"\n"
+    ));
+    for _ in 0..40 {
+        assert_eq!(body(&exuvia), "127.0.0.2");
+    }
+    // It was the turn of the other in 20 of them; the waits in between are 1, 2, 4 and 8 s.
+    let failures = failures(&exuvia, hole);
+    assert!((1..=5).contains(&failures), "{failures}");
+    let log = exuvia.log();
+    assert_eq!(log.matches("others are tried before it").count(), 1, "{log}");
+    assert_eq!(exuvia.stop(), 0);
+}
+
+#[test]
+fn one_that_is_back_is_used_again_and_when_all_are_down_all_are_tried() {
+    let (port, both) = telling(&["127.0.0.2", "127.0.0.3"]);
+    let addresses = [2, 3].map(|last| SocketAddr::from(([127, 0, 0, last], port)));
+    drop(both);
+    let settings = settings(&addresses);
+    let exuvia = Exuvia::start(&format!("workers = 1\n{settings}[admin]\naddress = \"127.0.0.1:0\"\n"));
+    for n in 1..=4 {
+        assert_eq!(get(exuvia.address(), "/").unwrap().status, 502);
+        assert_eq!(addresses.map(|address| failures(&exuvia, address)), [n, n]);
+    }
+    let _first = telling_at(addresses[0]);
+    for _ in 0..4 {
+        // Not only when its time is over: there is no other.
+        assert_eq!(body(&exuvia), "127.0.0.2");
+    }
+    let _second = telling_at(addresses[1]);
+    eventually("the other is used again", || (body(&exuvia) == "127.0.0.3").then_some(()));
+    let log = exuvia.log();
+    assert!(log.contains("the server can be connected to again"), "{log}");
     assert_eq!(exuvia.stop(), 0);
 }

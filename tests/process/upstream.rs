@@ -1,12 +1,12 @@
 //! Upstream servers that a test plays itself, on real sockets, and bodies that can be checked as they pass.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::harness::PATIENCE;
+use super::harness::{PATIENCE, eventually};
 use super::traffic::{Fields, field, read_head};
 
 /// A server that plays a script on each connection, on a thread of its own.
@@ -18,7 +18,11 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Upstream {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Upstream::on(([127, 0, 0, 1], 0).into(), script)
+    }
+
+    pub fn on(address: SocketAddr, script: impl Fn(Peer) + Send + Sync + 'static) -> Upstream {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let ended = Arc::new(AtomicBool::new(false));
         let (over, script) = (ended.clone(), Arc::new(script));
@@ -58,6 +62,54 @@ impl Drop for Upstream {
 pub fn settings(servers: &[SocketAddr]) -> String {
     let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
     format!("[upstream]\nservers = {servers:?}\n")
+}
+
+/// A server that says its own address, with a new connection for each request.
+pub fn telling_at(address: SocketAddr) -> Upstream {
+    Upstream::on(address, move |mut peer| {
+        if peer.whole().is_some() {
+            let text = peer.stream().local_addr().unwrap().ip().to_string();
+            peer.send(
+                format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{text}",
+                    text.len()
+                )
+                .as_bytes(),
+            )
+            .unwrap();
+            peer.close();
+        }
+    })
+}
+
+/// Servers that say their own address, on one port of all these.
+pub fn telling(addresses: &[&str]) -> (u16, Vec<Upstream>) {
+    let address = |text: &str, port| SocketAddr::new(text.parse::<IpAddr>().unwrap(), port);
+    let (first, rest) = addresses.split_first().unwrap();
+    eventually("a port is free on all addresses", || {
+        // Whoever has it elsewhere.
+        let port = TcpListener::bind(address(first, 0)).unwrap().local_addr().unwrap().port();
+        let all: Vec<SocketAddr> = [first].into_iter().chain(rest).map(|text| address(text, port)).collect();
+        let free = all.iter().all(|address| TcpListener::bind(address).is_ok());
+        free.then(|| (port, all.into_iter().map(telling_at).collect()))
+    })
+}
+
+/// An address and port where nobody answers: the accept queue is full, and what else comes is dropped.
+pub struct Hole {
+    _listener: TcpListener,
+    _queued: TcpStream,
+}
+
+impl Hole {
+    pub fn at(address: SocketAddr) -> Hole {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(0).unwrap();
+        let queued = TcpStream::connect(address).unwrap();
+        Hole { _listener: socket.into(), _queued: queued }
+    }
 }
 
 /// A connection that the proxy has made.

@@ -1,14 +1,17 @@
 //! One new connection to a server: its address, the bytes that come first, TLS, and which protocol is spoken.
 
+mod race;
+
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -17,7 +20,9 @@ use super::stream::Wire;
 use super::{ConnectionConfig, Protocol, ServerAddr};
 use crate::proxy::error::{Error, TlsFailure};
 use crate::proxy::proxy_header::{self, Ends, ProxyVersion};
+use crate::resolver;
 use crate::restart::Stream;
+use race::Race;
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -36,7 +41,25 @@ pub(super) struct Connector {
     protocol: Protocol,
     tls: Option<Tls>,
     proxy_protocol: Option<ProxyVersion>,
+    way: Way,
     metrics: Rc<Metrics>,
+}
+
+/// How the server's address is dialled.
+#[derive(Debug)]
+enum Way {
+    Tcp(SocketAddr),
+    Unix(Arc<PathBuf>),
+    Name(Named),
+}
+
+/// A server with a host name.
+#[derive(Debug)]
+struct Named {
+    /// `None`: nobody looks it up.
+    name: Option<resolver::Name>,
+    port: u16,
+    race: Race,
 }
 
 #[derive(Debug)]
@@ -67,7 +90,8 @@ impl Connector {
                 name: tls.name.clone().or_else(|| name_of(&address)),
             }
         });
-        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol, metrics }
+        let way = Way::to(&address, config);
+        Connector { address, protocol, tls, proxy_protocol: config.proxy_protocol, way, metrics }
     }
 
     pub(super) fn address(&self) -> &ServerAddr {
@@ -91,7 +115,7 @@ impl Connector {
     ) -> Result<(Wire, Spoken), Error> {
         let begun = Instant::now();
         let unreachable = |cause| Error::Unreachable(self.address.clone(), cause);
-        let mut stream = self.address.connect().await.map_err(unreachable)?;
+        let mut stream = self.way.connect().await.map_err(unreachable)?;
         if let Some(version) = self.proxy_protocol {
             // Before everything else, TLS too.
             stream.write_all(&proxy_header::encode(version, ends)).await.map_err(unreachable)?;
@@ -137,35 +161,33 @@ impl Connector {
 fn name_of(address: &ServerAddr) -> Option<ServerName<'static>> {
     match address {
         ServerAddr::Socket(address) => Some(address.ip().into()),
-        ServerAddr::Name(name) => {
-            let host = name.rsplit_once(':').map_or(&**name, |(host, _)| host);
-            ServerName::try_from(host.to_owned()).ok()
-        }
+        ServerAddr::Name(host, _) => ServerName::try_from(host.to_string()).ok(),
         ServerAddr::Unix(_) => None,
     }
 }
 
-impl ServerAddr {
+impl Way {
+    fn to(address: &ServerAddr, config: &ConnectionConfig) -> Way {
+        match address {
+            ServerAddr::Socket(address) => Way::Tcp(*address),
+            ServerAddr::Unix(path) => Way::Unix(path.clone()),
+            ServerAddr::Name(host, port) => Way::Name(Named {
+                name: config.resolver.name(host),
+                port: *port,
+                race: Race::within(config.connect_timeout),
+            }),
+        }
+    }
+
     async fn connect(&self) -> io::Result<Stream> {
         match self {
-            ServerAddr::Socket(address) => connect_tcp(*address).await,
-            ServerAddr::Unix(path) => UnixStream::connect(&**path).await.map(Stream::Unix),
-            ServerAddr::Name(name) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in lookup_host(&**name).await? {
-                    match connect_tcp(address).await {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+            Way::Tcp(address) => race::connect(*address).await.map(Stream::Tcp),
+            Way::Unix(path) => UnixStream::connect(&**path).await.map(Stream::Unix),
+            Way::Name(Named { name, port, race }) => {
+                let unknown = || io::Error::new(io::ErrorKind::NotFound, "nobody looks up its name");
+                let addresses = name.as_ref().ok_or_else(unknown)?.addresses().await?;
+                race.run(&addresses, *port).await.map(Stream::Tcp)
             }
         }
     }
-}
-
-async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
 }

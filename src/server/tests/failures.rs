@@ -59,7 +59,7 @@ fn upstreams_over_a_unix_socket_and_by_name() {
 
         let (address, _requests) = recorder().await;
         let mut setup = Setup::new(&[]);
-        setup.proxy.servers = vec![ServerAddr::Name(format!("localhost:{}", address.port()).into())];
+        setup.name("localhost", address.port());
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "ok");
     });
 }

@@ -286,7 +286,7 @@ fn without_another_name_it_is_the_servers_own() {
 
         let (address, seen) = secure(authority.server("localhost", &[])).await;
         let mut setup = authority.setup(address, Protocol::Http1, None);
-        setup.proxy.servers = vec![ServerAddr::Name(format!("localhost:{}", address.port()).into())];
+        setup.name("localhost", address.port());
         assert_eq!(setup.start().await.connect().await.get("/").await.text(), "h1");
         assert_eq!(seen.name.borrow().as_deref(), Some("localhost"));
 
