@@ -4,6 +4,7 @@
 //! All that can fail happens before `Ready`, and whoever asked for the upgrade is told what did.
 
 mod config;
+mod demo_page;
 mod tls;
 
 use std::ffi::OsString;
@@ -160,7 +161,7 @@ impl Parts {
         startup.span().in_scope(|| tls.warnings.iter().for_each(|warning| tracing::warn!("{warning}")));
         let control = socket_of(&settings);
         socket::prepare(&control).map_err(|error| Failure::new("control", error.to_string()))?;
-        open_listeners(startup, &settings, &control)?;
+        open_listeners(startup, &settings, &control, config)?;
 
         let system = |what: &'static str| {
             move |error: io::Error| Failure::new("system", format!("cannot {what}: {error}"))
@@ -326,6 +327,9 @@ impl Parts {
     /// What to try next, for a person who has just started it.
     fn banner(&self, driver: &Driver) {
         let mut text = format!("exuvia {VERSION}, pid {}\n", std::process::id());
+        if let Some(address) = driver.address(ADMIN) {
+            text.push_str(&format!("  status page: http://{address}/    to be opened in a browser\n"));
+        }
         let mut first = None;
         for listener in &self.settings.listeners {
             let Some(address) = driver.address(&listener.name) else { continue };
@@ -356,7 +360,12 @@ impl Parts {
     }
 }
 
-fn open_listeners(startup: &mut Startup, settings: &Settings, control: &Path) -> Result<(), Failure> {
+fn open_listeners(
+    startup: &mut Startup,
+    settings: &Settings,
+    control: &Path,
+    config: Option<&Path>,
+) -> Result<(), Failure> {
     let listeners = startup.listeners();
     let control = ListenAddr::Unix(control.to_owned());
     let options = ListenOptions {
@@ -383,10 +392,16 @@ fn open_listeners(startup: &mut Startup, settings: &Settings, control: &Path) ->
         let key = format!("listeners.{}.address", listener.name);
         listeners.open(&listener.name, &listener.address, &options).map_err(|error| advised(&error, &key))?;
     }
-    if let Some(address) = settings.admin.address {
-        let options = ListenOptions { backlog: 64, ..ListenOptions::default() };
-        let opened = listeners.open(ADMIN, &ListenAddr::Tcp(address), &options);
-        opened.map_err(|error| advised(&error, "admin.address"))?;
+    let options = ListenOptions { backlog: 64, ..ListenOptions::default() };
+    match settings.admin.address {
+        Some(address) => {
+            let opened = listeners.open(ADMIN, &ListenAddr::Tcp(address), &options);
+            opened.map_err(|error| advised(&error, "admin.address"))?;
+        }
+        None if config.is_none() && settings.upstream.servers.is_empty() => {
+            demo_page::open(listeners, &options);
+        }
+        None => {}
     }
     Ok(())
 }

@@ -109,6 +109,11 @@ impl Listeners {
         Ok(address)
     }
 
+    /// Where the listener `name` was bound that was inherited and that no [`Listeners::open`] has adopted yet.
+    pub fn inherited<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ListenAddr> {
+        self.inherited.iter().filter(move |socket| socket.name == name).map(|socket| &socket.address)
+    }
+
     /// The listeners that were opened, with their addresses, in that order.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, &ListenAddr)> {
         self.groups.iter().map(|group| (&*group.name, &group.address))

@@ -180,6 +180,8 @@ fn without_a_command_it_runs_and_says_what_to_try() {
     let address: SocketAddr = address.parse().unwrap();
     assert_ne!(address.port(), 0);
     assert_eq!(get(address, "/").unwrap().generation(), 1);
+    let page = banner.split("status page: http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+    assert_eq!(get(page.parse().unwrap(), "/livez").unwrap().status, 200);
     let stopped = answer(exuvia(&["stop", "--control"]).arg(&control));
     assert_eq!(stopped.code, 0, "{stopped:?}");
     assert_eq!(alone.wait(), 0);

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 
-use super::harness::{Alone, Answer, Asking, EXUVIA, Exuvia, eventually, exuvia, is_alive, signal};
+use super::harness::{Alone, Answer, Asking, EXUVIA, Exuvia, eventually, exuvia, is_alive, is_root, signal};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -28,15 +27,6 @@ fn run(socket: &Path) -> Command {
 
 fn ask(command: &str, socket: &Path) -> Answer {
     Answer::from(exuvia(&[command, "--control"]).arg(socket).output().unwrap())
-}
-
-/// What takes another user is told loudly where it cannot be tried.
-fn is_root() -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: only root can act as another user");
-    }
-    root
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -381,6 +381,15 @@ pub fn exuvia(arguments: &[&str]) -> Command {
     let mut command = Command::new(EXUVIA);
     command.args(arguments).env_remove("EXUVIA_CONFIG").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     command
+}
+
+/// Whether this is root. What takes root to be tried is told loudly where it cannot be.
+pub fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: only root can act as another user, or have a network of its own");
+    }
+    root
 }
 
 /// What a command answered.
