@@ -21,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::app;
 use crate::control::Until;
 use crate::control::client::{self, Answer, ClientError};
+use crate::control::search::Search;
 use crate::restart::HeldSignals;
 use crate::supervise::Mode;
 use screen::Screen;
@@ -139,7 +140,11 @@ impl From<ClientError> for Trouble {
             ClientError::Broken(_) => Exit::Failed,
             _ => Exit::Unreachable,
         };
-        Trouble { exit, words: error.to_string() }
+        let words = match error.unreached() {
+            Some(path) => format!("{error}\n{}", Search::beside(path)),
+            None => error.to_string(),
+        };
+        Trouble { exit, words }
     }
 }
 

@@ -21,6 +21,7 @@
 
 pub mod client;
 mod route;
+pub mod search;
 pub mod socket;
 
 use std::path::PathBuf;

@@ -66,7 +66,7 @@ async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
     loop {
         let trouble = match client::stream(socket, Method::GET, "/v1/watch").await {
             Ok(Ok(lines)) => match show(lines, json, screen, &mut known, &mut heard).await {
-                Ok(()) => Trouble::from(ClientError::Broken("it says nothing more".into())),
+                Ok(()) => Err(ClientError::Broken("it says nothing more".into())),
                 Err(end) => return end,
             },
             Ok(Err(answer)) => {
@@ -74,9 +74,9 @@ async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
                 if answer.status != StatusCode::SERVICE_UNAVAILABLE {
                     return End::Trouble(trouble);
                 }
-                trouble
+                Ok(trouble)
             }
-            Err(error) => Trouble::from(error),
+            Err(error) => Err(error),
         };
         match heard {
             // Another process is the owner, or will be.
@@ -86,7 +86,7 @@ async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
                 }
                 sleep(RETRY).await;
             }
-            _ => return End::Trouble(trouble),
+            _ => return End::Trouble(trouble.unwrap_or_else(Trouble::from)),
         }
     }
 }

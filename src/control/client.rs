@@ -24,21 +24,13 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no socket.
-    #[error(
-        "exuvia is not running (no control socket at {}); start it with `exuvia run` or name another \
-         socket with --control",
-        .0.display()
-    )]
+    #[error("there is no control socket at {}", .0.display())]
     Missing(PathBuf),
     /// There is a socket, and nobody listens.
-    #[error(
-        "exuvia is not running (nobody listens at {}, which a process that was killed left behind); \
-         start it with `exuvia run` or name another socket with --control",
-        .0.display()
-    )]
+    #[error("nobody listens at the control socket {}, which a process that was killed left behind", .0.display())]
     Abandoned(PathBuf),
     /// There is a file that is no socket.
-    #[error("{} is not a control socket; name another one with --control", .0.display())]
+    #[error("{} is not a control socket", .0.display())]
     NotASocket(PathBuf),
     /// Not for this user.
     #[error(
@@ -82,6 +74,19 @@ pub struct Answer {
     pub status: StatusCode,
     /// The JSON document.
     pub body: Bytes,
+}
+
+impl ClientError {
+    /// The socket at which nobody was reached, so that whoever is meant may be elsewhere.
+    pub fn unreached(&self) -> Option<&Path> {
+        use ClientError::{Abandoned, Connect, Denied, Missing, NotASocket};
+        match self {
+            Missing(path) | Abandoned(path) | NotASocket(path) | Denied(path) | Connect { path, .. } => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Answer {
@@ -219,9 +224,9 @@ mod tests {
     async fn what_is_wrong_with_the_socket_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        assert!(error_at(&path).await.contains("exuvia is not running (no control socket at "));
+        assert!(error_at(&path).await.contains("there is no control socket at "));
         drop(UnixListener::bind(&path).unwrap());
-        assert!(error_at(&path).await.contains("nobody listens at "));
+        assert!(error_at(&path).await.contains("nobody listens at the control socket "));
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         assert!(error_at(&path).await.contains("is not a control socket"));

@@ -28,6 +28,11 @@ pub fn default_path() -> PathBuf {
     folder(geteuid().as_raw(), runtime).join("control.sock")
 }
 
+/// Where it is for root.
+pub fn root_path() -> PathBuf {
+    folder(0, None).join("control.sock")
+}
+
 fn folder(uid: u32, runtime: Option<PathBuf>) -> PathBuf {
     match runtime {
         // What root inherits from the user who became root is that user's.

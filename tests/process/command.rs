@@ -130,7 +130,7 @@ fn every_outcome_has_its_exit_code() {
     for command in ["upgrade", "rollback", "status", "stop"] {
         let nobody = answer(exuvia(&[command, "--control"]).arg(&nowhere));
         assert_eq!(nobody.code, 4, "{nobody:?}");
-        nobody.failed_with(&["not running", &nowhere.display().to_string(), "`exuvia run`"]);
+        nobody.failed_with(&["no control socket", &nowhere.display().to_string(), "--control SOCKET"]);
         assert_eq!(answer(&mut exuvia(&[command, "--no-such-option"])).code, 2);
     }
     for command in ["run", "check", "upgrade", "rollback", "status", "stop", "completions"] {

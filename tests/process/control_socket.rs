@@ -125,3 +125,62 @@ fn another_user_may_ask_for_nothing() {
     assert_eq!((exuvia.generation(), exuvia.phase().as_str()), (1, "serving"));
     assert_eq!(exuvia.stop(), 0);
 }
+
+/// `status`, `upgrade` and `stop` of another user said that exuvia was not running, with a path that never was its
+/// socket, while it ran as root.
+#[test]
+fn another_user_is_told_where_it_was_looked_for_and_what_could_not_be_seen() {
+    if !is_root() {
+        return;
+    }
+    // The place that root's has by default is hidden in the same way: in a folder of root's with mode 0700.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("copy");
+    fs::copy(EXUVIA, &program).unwrap();
+    set_mode(folder.path(), 0o711);
+    let socket = folder.path().join("exuvia-7/control.sock");
+    let alone = Alone(run(&socket).stderr(Stdio::null()).spawn().unwrap());
+    eventually("it answers", || (ask("status", &socket).code == 0).then_some(()));
+    let ask_as = |uid: u32, words: &[&str], runtime: Option<&str>| {
+        let mut other = Command::new("setpriv");
+        other.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
+        other
+            .arg(&program)
+            .args(words)
+            .current_dir("/")
+            .env_remove("EXUVIA_CONFIG")
+            .env_remove("XDG_RUNTIME_DIR");
+        other.envs(runtime.map(|it| ("XDG_RUNTIME_DIR", it)));
+        Answer::from(other.output().unwrap())
+    };
+    for command in ["status", "upgrade", "rollback", "stop"] {
+        let lost = ask_as(65534, &[command], None);
+        assert_eq!(lost.code, 4, "{lost:?}");
+        assert!(!lost.text().contains("not running"), "{lost:?}");
+        lost.failed_with(&[
+            "no control socket at /tmp/exuvia-65534/control.sock",
+            "/run/exuvia/control.sock: ",
+            &format!("{}: cannot look at {}", socket.display(), socket.parent().unwrap().display()),
+            "of uid 0 (root)",
+            "ermission denied",
+            "running as uid 0 (root): pid ",
+            "--control SOCKET",
+        ]);
+    }
+    let lost = ask_as(65534, &["status"], Some("/run/user/65534"));
+    lost.failed_with(&[
+        "no control socket at /run/user/65534/exuvia/control.sock",
+        "running as uid 0 (root)",
+    ]);
+    let lost = ask_as(65534, &["status", "--control", "/nowhere/control.sock"], None);
+    lost.failed_with(&[
+        "no control socket at /nowhere/control.sock",
+        "/tmp/exuvia-65534/control.sock: there is none",
+    ]);
+
+    // Root looks at its own place, and is told where another user's listens.
+    let seen = Answer::from(exuvia(&["status", "--control", "/nowhere/control.sock"]).output().unwrap());
+    seen.failed_with(&[&format!("{}: a process listens there, of uid 0 (root)", socket.display())]);
+    assert_eq!(ask("stop", &socket).code, 0);
+    assert_eq!(alone.wait(), 0);
+}

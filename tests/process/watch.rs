@@ -100,6 +100,6 @@ fn there_must_be_somebody_to_watch() {
     let mut command = super::harness::exuvia(&["status", "--watch", "--control"]);
     let answer = Answer::from(command.arg(nobody).output().unwrap());
     assert_eq!(answer.code, 4);
-    answer.failed_with(&["exuvia is not running"]);
+    answer.failed_with(&["there is no control socket at"]);
     assert_eq!(exuvia.stop(), 0);
 }
