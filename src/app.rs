@@ -31,6 +31,8 @@ use crate::restart::{
 use crate::settings::{ControlSocket, LogFormat, Settings, SettingsError};
 use crate::supervise;
 use crate::worker::{self, Worker};
+#[cfg(test)]
+pub(crate) use config::{defaults, resolver_defaults};
 use config::{names, resolver_config, server_addr};
 use tls::Tls;
 

@@ -67,17 +67,9 @@ pub struct Config {
     pub connect: bool,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            servers: Vec::new(),
-            connections: ConnectionConfig::default(),
-            response_timeout: Duration::from_secs(60),
-            stall_timeout: Duration::from_secs(60),
-            upgrades: vec!["websocket".to_owned()],
-            connect: false,
-        }
-    }
+impl Config {
+    /// [`Config::stall_timeout`], which no setting changes.
+    pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
 /// The proxy of one worker.

@@ -44,17 +44,6 @@ pub struct Config {
     pub max_stale: Duration,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            servers: Vec::new(),
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(60 * 60),
-            max_stale: Duration::from_secs(24 * 60 * 60),
-        }
-    }
-}
-
 /// The waits between look-ups that fail: they double from the first to the last.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 

@@ -110,22 +110,11 @@ impl Default for ListenerConfig {
     }
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            listeners: HashMap::new(),
-            handshake_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(75),
-            stall_timeout: Duration::from_secs(60),
-            tunnel_timeout: Duration::from_secs(60 * 60),
-            linger_timeout: Duration::from_secs(2),
-            max_head_bytes: 64 * 1024,
-            max_headers: HYPER_MAX_HEADERS,
-            buffer_bytes: 128 * 1024,
-            http2: Http2Config::default(),
-        }
-    }
+impl Config {
+    /// [`Config::linger_timeout`], which no setting changes.
+    pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+    /// [`Config::buffer_bytes`], which no setting changes.
+    pub const BUFFER_BYTES: usize = 128 * 1024;
 }
 
 /// For so many hyper has room on the stack.

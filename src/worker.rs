@@ -170,15 +170,10 @@ mod tests {
         let mut plan = Plan::default();
         let columns = Columns::plan(&mut plan, &[upstream.to_string()]);
         let counts = Counts::beside(plan, server::KINDS, 1);
+        let mut config = crate::app::defaults();
+        config.proxy.servers = vec![proxy::ServerAddr::Socket(upstream)];
         let worker = Worker {
-            config: Config {
-                server: server::Config::default(),
-                proxy: proxy::Config {
-                    servers: vec![proxy::ServerAddr::Socket(upstream)],
-                    ..proxy::Config::default()
-                },
-                max_connections: 100,
-            },
+            config,
             columns,
             member: Member::new(0, viewer, Arc::clone(&counts), reports),
             listeners: listeners.share("http", 0, 1).unwrap(),

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::tls::Tls;
 use super::{Parts, VERSION};
+use crate::demo::Demo;
 use crate::proxy::{self, ConnectionConfig, ServerAddr};
-use crate::resolver;
+use crate::resolver::{self, Resolver};
 use crate::restart::Options;
 use crate::server::{self, Http2Config, ListenerConfig, ProxyProtocol};
 use crate::settings::{
@@ -16,22 +18,55 @@ use crate::worker;
 
 impl Parts {
     pub(super) fn options(&self) -> Options {
-        let Settings { restart, drain, .. } = &self.settings;
-        Options {
-            executable: restart.executable.clone(),
-            ready_timeout: restart.ready_timeout,
-            probation: restart.probation,
-            max_generations: restart.max_generations,
-            pid_file: restart.pid_file.clone(),
-            stop_delay: drain.stop_delay,
-            drain_timeout: drain.timeout,
-            idle_grace: drain.idle_grace,
-            version: VERSION.to_owned(),
-            kinds: server::KINDS,
-        }
+        options(&self.settings)
     }
 
     pub(super) fn worker_config(&self) -> worker::Config {
+        let Parts { settings, tls, demo, resolver, .. } = self;
+        Made { settings, tls, demo: demo.as_ref(), resolver }.worker_config()
+    }
+}
+
+fn options(settings: &Settings) -> Options {
+    let Settings { restart, drain, .. } = settings;
+    Options {
+        executable: restart.executable.clone(),
+        ready_timeout: restart.ready_timeout,
+        probation: restart.probation,
+        max_generations: restart.max_generations,
+        pid_file: restart.pid_file.clone(),
+        stop_delay: drain.stop_delay,
+        drain_timeout: drain.timeout,
+        idle_grace: drain.idle_grace,
+        version: VERSION.to_owned(),
+        kinds: server::KINDS,
+    }
+}
+
+/// What a worker gets without any settings, for tests: they are to run on what users have, so nothing else has defaults.
+#[cfg(test)]
+pub(crate) fn defaults() -> worker::Config {
+    let settings = Settings::load(None, []).expect("no settings are good settings");
+    let tls = Tls::load(&settings, &mut crate::restart::Luggage::default()).expect("there are no certificates");
+    Made { settings: &settings, tls: &tls, demo: None, resolver: &Resolver::default() }.worker_config()
+}
+
+/// The same for names.
+#[cfg(test)]
+pub(crate) fn resolver_defaults() -> resolver::Config {
+    resolver_config(&Settings::load(None, []).expect("no settings are good settings").resolver)
+}
+
+/// What was made of the settings, as far as workers need it.
+struct Made<'p> {
+    settings: &'p Settings,
+    tls: &'p Tls,
+    demo: Option<&'p Demo>,
+    resolver: &'p Resolver,
+}
+
+impl Made<'_> {
+    fn worker_config(&self) -> worker::Config {
         let Settings { upstream, timeouts, limits, http2, .. } = &self.settings;
         let demo = self.demo.iter().map(|demo| ServerAddr::Socket(demo.address()));
         worker::Config {
@@ -52,7 +87,8 @@ impl Parts {
                 stall_timeout: timeouts.stall,
                 max_head_bytes: limits.header_bytes,
                 max_headers: limits.headers,
-                ..server::Config::default()
+                linger_timeout: server::Config::LINGER_TIMEOUT,
+                buffer_bytes: server::Config::BUFFER_BYTES,
             },
             proxy: proxy::Config {
                 servers: upstream.servers.iter().map(server_addr).chain(demo).collect(),
@@ -77,12 +113,14 @@ impl Parts {
                     connect_timeout: upstream.connect_timeout,
                     max_idle: upstream.max_idle_per_worker,
                     idle_timeout: upstream.idle_timeout,
-                    ..ConnectionConfig::default()
+                    max_http2_connections: ConnectionConfig::MAX_HTTP2_CONNECTIONS,
+                    max_head_bytes: ConnectionConfig::MAX_HEAD_BYTES,
+                    buffer_bytes: ConnectionConfig::BUFFER_BYTES,
                 },
                 response_timeout: upstream.response_timeout,
                 upgrades: upstream.upgrades.clone(),
                 connect: upstream.connect,
-                ..proxy::Config::default()
+                stall_timeout: proxy::Config::STALL_TIMEOUT,
             },
             max_connections: limits.connections_per_worker,
         }
@@ -122,5 +160,29 @@ pub(super) fn server_addr(address: &UpstreamAddr) -> ServerAddr {
         UpstreamAddr::Socket(address) => ServerAddr::Socket(*address),
         UpstreamAddr::Unix(path) => ServerAddr::Unix(Arc::new(path.clone())),
         UpstreamAddr::Name(host, port) => ServerAddr::Name(host.as_str().into(), *port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::ListenOptions;
+
+    /// The core has defaults of its own, for daemons without settings. Those of the timeouts and limits stood there, in
+    /// the types of the proxy and in the settings, and three pairs differed: tests ran on values that no user had.
+    #[test]
+    fn the_core_and_the_settings_have_the_same_defaults() {
+        let settings = Settings::load(None, []).unwrap();
+        let Options { version, kinds, .. } = Options::default();
+        let ours = Options { version, kinds, ..options(&settings) };
+        assert_eq!(format!("{ours:?}"), format!("{:?}", Options::default()));
+
+        let ListenOptions { backlog, unix_mode, .. } = ListenOptions::default();
+        let [listener] = &settings.listeners[..] else { panic!("{:?}", settings.listeners) };
+        assert_eq!((listener.backlog, listener.unix_mode), (backlog, unix_mode));
+        let ListenerConfig { http1, http2, tls, proxy_protocol } = ListenerConfig::default();
+        let ours = &defaults().server.listeners[&listener.name];
+        assert_eq!((ours.http1, ours.http2, ours.tls.is_none()), (http1, http2, tls.is_none()));
+        assert_eq!(format!("{:?}", ours.proxy_protocol), format!("{proxy_protocol:?}"));
     }
 }

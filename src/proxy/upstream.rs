@@ -108,22 +108,13 @@ pub struct ConnectionConfig {
     pub buffer_bytes: usize,
 }
 
-impl Default for ConnectionConfig {
-    fn default() -> Self {
-        ConnectionConfig {
-            protocol: Protocol::Http1,
-            tls: None,
-            proxy_protocol: None,
-            resolver: Resolver::default(),
-            connect_timeout: Duration::from_secs(5),
-            max_idle: 128,
-            idle_timeout: Duration::from_secs(30),
-            max_streams: 100,
-            max_http2_connections: 64,
-            max_head_bytes: 64 * 1024,
-            buffer_bytes: 128 * 1024,
-        }
-    }
+impl ConnectionConfig {
+    /// [`ConnectionConfig::max_http2_connections`], which no setting changes.
+    pub const MAX_HTTP2_CONNECTIONS: usize = 64;
+    /// [`ConnectionConfig::max_head_bytes`], which no setting changes.
+    pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+    /// [`ConnectionConfig::buffer_bytes`], which no setting changes.
+    pub const BUFFER_BYTES: usize = 128 * 1024;
 }
 
 /// The least buffer that hyper takes; a smaller one makes it panic.

@@ -60,19 +60,6 @@ pub struct Config {
     pub ack_timeout: Duration,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            max_streams: 128,
-            stream_window: 128 * 1024,
-            connection_window: 16 * 1024 * 1024,
-            max_resets_per_minute: 300,
-            max_control_frames_per_minute: 6000,
-            ack_timeout: Duration::from_secs(10),
-        }
-    }
-}
-
 /// h2 counts the resets for a client's errors over the whole life of a connection. The meter forgives them with
 /// time; this is what bounds those that wait to be written.
 const PENDING_ERROR_RESETS: usize = 10_000;

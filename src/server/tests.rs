@@ -27,9 +27,11 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use super::{Config, HANDSHAKE, HTTP1, KINDS, ListenerConfig, Metrics, Server};
+use crate::app;
 use crate::proxy::{self, Proxy, ServerAddr};
-use crate::resolver::{self, Resolver};
+use crate::resolver::Resolver;
 use crate::restart::{Accepted, Counts, Drain, End, Kind, KindStatus, Phase, Plan, Stream, Tracker, View};
+use crate::worker;
 
 /// No wait in a test is longer.
 const LONG: Duration = Duration::from_secs(20);
@@ -57,13 +59,16 @@ struct Edge {
 impl Setup {
     fn new(upstreams: &[SocketAddr]) -> Self {
         let servers = upstreams.iter().copied().map(ServerAddr::Socket).collect();
-        Setup { server: Config::default(), proxy: proxy::Config { servers, ..proxy::Config::default() } }
+        // What users have.
+        let worker::Config { server, mut proxy, .. } = app::defaults();
+        proxy.servers = servers;
+        Setup { server, proxy }
     }
 
     /// In front of a server with a host name.
     fn name(&mut self, host: &str, port: u16) {
         let (resolver, _lookups) =
-            Resolver::start(resolver::Config::default(), [host.to_owned()], None).unwrap();
+            Resolver::start(app::resolver_defaults(), [host.to_owned()], None).unwrap();
         self.proxy.connections.resolver = resolver;
         self.proxy.servers = vec![ServerAddr::Name(host.into(), port)];
     }

@@ -368,8 +368,8 @@ mod tests {
     async fn who_has_gone_is_not_in_line() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = ServerAddr::Socket(listener.local_addr().unwrap());
-        let config =
-            ConnectionConfig { protocol: super::super::Protocol::Http2, ..ConnectionConfig::default() };
+        let mut config = crate::app::defaults().proxy.connections;
+        config.protocol = super::super::Protocol::Http2;
         let local = LocalSet::new();
         let waiting = local.run_until(async move {
             let connector =
