@@ -47,7 +47,8 @@ fn options(settings: &Settings) -> Options {
 #[cfg(test)]
 pub(crate) fn defaults() -> worker::Config {
     let settings = Settings::load(None, []).expect("no settings are good settings");
-    let tls = Tls::load(&settings, &mut crate::restart::Luggage::default()).expect("there are no certificates");
+    let tls =
+        Tls::load(&settings, &mut crate::restart::Luggage::default()).expect("there are no certificates");
     Made { settings: &settings, tls: &tls, demo: None, resolver: &Resolver::default() }.worker_config()
 }
 

@@ -182,7 +182,7 @@ impl Driver {
         let figures = Figures::new(figures, counts.segment(), threads, generation);
         let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
         let members = (0..threads).map(member).collect();
-        let ledger = Ledger::new(segment);
+        let ledger = Ledger::new(segment, plan.passing_labels());
         // Where there is a parent, that has the service manager keep this one.
         let own = parent.is_none().then(|| counts.segment().clone());
         let mut unsettled = Change { added: own.into_iter().collect(), removed: Vec::new() };

@@ -4,8 +4,12 @@
 //! When another dies, its values go into a new sum, which takes the place of the old one and of its own: nothing that
 //! others hold is ever changed. So two processes may do that each for themselves, and either may die in the middle of
 //! it. A sum names the segments that are in it, so that whoever meets both counts none twice.
+//!
+//! Series of what has left the settings, such as an address of a server, are left out of the next sum once no process
+//! alive has any of them (`Plan::passing`): all of them at once and as a whole. So a counter that comes back begins anew,
+//! which those who read it take for the reset that it is; it never goes on from a part of what it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::sync::watch;
@@ -17,7 +21,11 @@ const MAX_INCLUDES: usize = 256;
 
 /// The segments that a process holds.
 #[derive(Debug)]
-pub(crate) struct Ledger(watch::Sender<Books>);
+pub(crate) struct Ledger {
+    books: watch::Sender<Books>,
+    /// Labels whose values come and go with the settings.
+    passing: Vec<&'static str>,
+}
 
 /// What a process knows of all counters at a moment; to be read from any thread. It ends with the driver.
 pub type BooksViewer = watch::Receiver<Books>;
@@ -140,18 +148,18 @@ impl Books {
 
 impl Ledger {
     /// With a process's own segment.
-    pub(crate) fn new(own: Segment) -> Self {
-        Ledger(watch::Sender::new(Books(vec![Held { segment: own, dead: false }])))
+    pub(crate) fn new(own: Segment, passing: Vec<&'static str>) -> Self {
+        Ledger { books: watch::Sender::new(Books(vec![Held { segment: own, dead: false }])), passing }
     }
 
     /// Where it is read.
     pub(crate) fn viewer(&self) -> BooksViewer {
-        self.0.subscribe()
+        self.books.subscribe()
     }
 
     /// What is held.
     pub(crate) fn books(&self) -> Books {
-        self.0.borrow().clone()
+        self.books.borrow().clone()
     }
 
     /// Adds the segment of another process, by its descriptor. What is none is told in the log, and nothing else
@@ -168,7 +176,7 @@ impl Ledger {
 
     fn add(&self, segment: Segment) -> Change {
         let mut change = Change::default();
-        self.0.send_modify(|Books(held)| {
+        self.books.send_modify(|Books(held)| {
             let includes = |one: &Table, other: &Table| {
                 one.identity == other.identity || one.includes.contains(&other.identity)
             };
@@ -203,17 +211,23 @@ impl Ledger {
     /// sums of the same.
     pub(crate) fn close(&self, adds_up: bool, is_dead: impl Fn(&Table) -> bool) -> Change {
         let mut change = Change::default();
-        self.0.send_modify(|Books(held)| {
+        self.books.send_modify(|Books(held)| {
             // The first is this process's own.
             for held in held.iter_mut().skip(1) {
                 held.dead |= is_dead(held.segment.table());
             }
-            let dead: Vec<Held> = held.iter().filter(|held| held.dead).cloned().collect();
-            let is_summed = dead.iter().all(|held| held.segment.table().generation == 0) && dead.len() < 2;
-            if is_summed || !adds_up {
+            if !adds_up {
                 return;
             }
-            match sum(&Books(dead.clone())) {
+            let (dead, alive): (Vec<Held>, Vec<Held>) = held.iter().cloned().partition(|held| held.dead);
+            let stays = self.stays(&alive);
+            let is_sum = |table: &Table| {
+                table.generation == 0 && table.entries.iter().all(|entry| stays(&entry.series))
+            };
+            if dead.len() < 2 && dead.iter().all(|held| is_sum(held.segment.table())) {
+                return;
+            }
+            match sum(&Books(dead.clone()), stays) {
                 Ok(sum) => {
                     held.retain(|held| !held.dead);
                     held.push(Held { segment: sum.clone(), dead: true });
@@ -226,14 +240,28 @@ impl Ledger {
         });
         change
     }
+
+    /// Which series are kept when their process is dead: those that do not pass, and those of which one of the alive has
+    /// any with the same value.
+    fn stays(&self, alive: &[Held]) -> impl Fn(&Series) -> bool {
+        let passing = self.passing.clone();
+        let values = move |series: &Series| -> Vec<(&'static str, String)> {
+            let value = |label: &&'static str| Some((*label, series.label(label)?.to_owned()));
+            passing.iter().filter_map(value).collect()
+        };
+        let entries = alive.iter().flat_map(|held| &held.segment.table().entries);
+        let known: BTreeSet<_> = entries.flat_map(|entry| values(&entry.series)).collect();
+        move |series| values(series).iter().all(|value| known.contains(value))
+    }
 }
 
-/// A segment that takes the place of all of these, whose processes are dead.
-fn sum(books: &Books) -> std::io::Result<Segment> {
+/// A segment that takes the place of all of these, whose processes are dead, with what `stays` of them.
+fn sum(books: &Books, stays: impl Fn(&Series) -> bool) -> std::io::Result<Segment> {
     let totals = books.totals();
     let mut plan = Plan::default();
+    let staying = totals.0.iter().filter(|(series, _)| stays(series));
     let slots: Vec<_> =
-        totals.0.iter().map(|(series, total)| (plan.add(total.kind, series.clone(), None), total)).collect();
+        staying.map(|(series, total)| (plan.add(total.kind, series.clone(), None), total)).collect();
     for (slot, total) in &slots {
         if let Some(link) = &total.link {
             plan.link(*slot, link);
@@ -309,7 +337,7 @@ mod tests {
     #[test]
     fn what_the_dead_had_open_is_their_last_end() {
         let (one, two) = (process(1, "x"), process(2, "y"));
-        let ledger = Ledger::new(two.segment.clone());
+        let ledger = Ledger::new(two.segment.clone(), Vec::new());
         assert_eq!(ledger.adopt(one.descriptor()).added.len(), 1);
         expect(&ledger, 20, 14, 0, 4, &[("x", 1), ("y", 1)]);
         one.count([1, 0, 1, 1]);
@@ -329,7 +357,7 @@ mod tests {
     #[test]
     fn a_sum_takes_the_place_of_the_one_before() {
         let own = process(9, "x");
-        let ledger = Ledger::new(own.segment.clone());
+        let ledger = Ledger::new(own.segment.clone(), Vec::new());
         for generation in 1..=8 {
             ledger.adopt(process(generation, "x").descriptor());
             ledger.close(true, |table| table.generation == generation);
@@ -343,12 +371,12 @@ mod tests {
     #[test]
     fn nothing_is_counted_twice() {
         let (one, two, three) = (process(1, "x"), process(2, "x"), process(3, "x"));
-        let parent = Ledger::new(two.segment.clone());
+        let parent = Ledger::new(two.segment.clone(), Vec::new());
         parent.adopt(one.descriptor());
         let sum = parent.close(true, |table| table.generation == 1).added.remove(0);
 
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
-            let child = Ledger::new(three.segment.clone());
+            let child = Ledger::new(three.segment.clone(), Vec::new());
             let all = [one.descriptor(), two.descriptor(), sum.as_fd().try_clone_to_owned().unwrap()];
             for place in order {
                 child.adopt(all[place].try_clone().unwrap());
@@ -368,17 +396,17 @@ mod tests {
     fn of_two_sums_of_the_same_one_counts() {
         let (one, two, three) = (process(1, "x"), process(2, "x"), process(3, "x"));
         let sums = [&two, &three].map(|process| {
-            let ledger = Ledger::new(process.segment.clone());
+            let ledger = Ledger::new(process.segment.clone(), Vec::new());
             ledger.adopt(one.descriptor());
             ledger.close(true, |table| table.generation == 1).added.remove(0)
         });
-        let next = Ledger::new(process(4, "x").segment);
+        let next = Ledger::new(process(4, "x").segment, Vec::new());
         for sum in &sums {
             next.adopt(sum.as_fd().try_clone_to_owned().unwrap());
         }
         expect(&next, 20, 14, 3, 2, &[("x", 2)]);
         // While it has a child, the owner makes none.
-        let owner = Ledger::new(two.segment.clone());
+        let owner = Ledger::new(two.segment.clone(), Vec::new());
         owner.adopt(one.descriptor());
         assert!(owner.close(false, |table| table.generation == 1).added.is_empty());
         expect(&owner, 20, 14, 3, 2, &[("x", 2)]);
@@ -389,7 +417,7 @@ mod tests {
     #[test]
     fn what_is_no_segment_is_left_out() {
         let own = process(1, "x");
-        let ledger = Ledger::new(own.segment.clone());
+        let ledger = Ledger::new(own.segment.clone(), Vec::new());
         let file = || OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
         assert!(ledger.adopt(file()).added.is_empty());
         let (memory, _mapping) = crate::restart::sys::Mapping::create(c"test", 64).unwrap();
@@ -405,15 +433,64 @@ mod tests {
         let segment = Segment::create(&plan, Owner { generation: 1, ..Owner::default() }, 1).unwrap();
         segment.seat(0).take().add(later, 42);
         let own = process(2, "x");
-        let ledger = Ledger::new(own.segment.clone());
+        let ledger = Ledger::new(own.segment.clone(), Vec::new());
         ledger.adopt(segment.as_fd().try_clone_to_owned().unwrap());
         ledger.close(true, |table| table.generation == 1);
-        let next = Ledger::new(process(3, "x").segment);
+        let next = Ledger::new(process(3, "x").segment, Vec::new());
         for held in &ledger.books().0[1..] {
             next.adopt(held.segment.as_fd().try_clone_to_owned().unwrap());
         }
         let totals = next.books().totals();
         let (_, total) = totals.named("later").next().unwrap();
         assert_eq!((total.kind, total.value), (Kind::Unknown(77), 42));
+    }
+
+    /// The series of every address that a server ever had were added up and carried for ever.
+    #[test]
+    fn what_has_left_the_settings_goes_with_the_last_process_that_knows_it() {
+        let process = |generation, servers: &[&str]| {
+            let mut plan = Plan::default();
+            for server in servers {
+                let began = plan.counter("made", &[("server", server)]);
+                let ended = plan.end("ended", &[("server", server)], began);
+                plan.lost(began, ended);
+            }
+            let segment = Segment::create(&plan, Owner { generation, ..Owner::default() }, 1).unwrap();
+            let shard = segment.seat(0).take();
+            (0..2 * servers.len()).for_each(|place| shard.add(Slot::at(place), 10 - place as u64 % 2));
+            segment
+        };
+        let copy = |segment: &Segment| segment.as_fd().try_clone_to_owned().unwrap();
+        let series = |ledger: &Ledger| {
+            values(&ledger.books())
+                .into_iter()
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect::<Vec<_>>()
+        };
+        let [one, two, three, four] =
+            [process(1, &["a", "b"]), process(2, &["a"]), process(3, &["b"]), process(4, &["a", "b"])];
+        let ledger = Ledger::new(three.clone(), vec!["server"]);
+        ledger.adopt(copy(&one));
+        ledger.adopt(copy(&two));
+        // Another that is alive has it: all of it stays, that of the dead as well.
+        ledger.close(true, |table| table.generation == 1);
+        let made = [r#"made{"server": "a"} 20"#, r#"made{"server": "b"} 20"#];
+        let ended = [r#"ended{"server": "a"} 19"#, r#"ended{"server": "b"} 19"#];
+        assert_eq!(series(&ledger), [ended, made].concat());
+        ledger.close(true, |table| table.generation == 2);
+        assert_eq!(series(&ledger), [ended[1], made[1]]);
+
+        // One that has it again begins anew; so does one that takes over what systemd has kept.
+        let sum = copy(&ledger.books().0[1].segment);
+        let next = Ledger::new(four, vec!["server"]);
+        next.adopt(copy(&three));
+        next.adopt(sum);
+        let again = [r#"ended{"server": "a"} 9"#, r#"made{"server": "a"} 10"#];
+        let on = [r#"ended{"server": "b"} 28"#, r#"made{"server": "b"} 30"#];
+        assert_eq!(series(&next), [again[0], on[0], again[1], on[1]]);
+        let late = Ledger::new(process(5, &[]), vec!["server"]);
+        late.adopt(copy(&next.books().0[2].segment));
+        late.close(true, |_| false);
+        assert_eq!(series(&late), Vec::<String>::new());
     }
 }

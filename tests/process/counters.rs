@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::harness::{EXUVIA, Exuvia, eventually, is_alive};
 use super::traffic::{Client, get};
+use super::upstream::{Upstream, settings};
 
 const OBSERVED: &str = "workers = 2\n[admin]\naddress = \"127.0.0.1:0\"\n";
 
@@ -212,4 +213,61 @@ fn counters_that_cannot_be_read_are_left_out_and_told() {
     assert!(log.contains("it is no shared memory"), "{log}");
     assert!(ask("stop"));
     assert!(process.wait().unwrap().success());
+}
+
+/// The series of every address that a server ever had were carried for ever.
+#[test]
+fn what_is_counted_of_a_server_goes_when_it_has_left_the_settings() {
+    let servers = [0, 1].map(|_| Upstream::start(|peer| peer.answer_all("ok")));
+    let of = |servers: &[&Upstream]| {
+        let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address()).collect();
+        format!("{OBSERVED}[restart]\nprobation = \"0s\"\n{}", settings(&addresses))
+    };
+    let [gone, stays] = &servers;
+    let label = |server: &Upstream| format!("upstream=\"{}\"", server.address());
+    let series = |page: &Page, server: &Upstream| -> Vec<String> {
+        page.0.keys().filter(|series| series.contains(&label(server))).cloned().collect()
+    };
+    let requests = |page: &Page, server| page.sum("exuvia_upstream_requests_total", &[&label(server)]);
+    let serve =
+        |exuvia: &Exuvia| (0..20).for_each(|_| assert_eq!(get(exuvia.address(), "/").unwrap().status, 200));
+
+    let exuvia = Exuvia::start(&of(&[gone, stays]));
+    serve(&exuvia);
+    let first = Page::of(&exuvia);
+    assert_eq!(requests(&first, gone) + requests(&first, stays), 20.0);
+    assert!(requests(&first, gone) > 0.0);
+
+    // As long as a process that drains knows it, it is there as a whole.
+    let mut held = Client::connect(exuvia.address()).unwrap();
+    held.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\n").unwrap();
+    eventually("it is in flight", || {
+        (Page::of(&exuvia).sum("exuvia_requests_in_flight", &[]) == 1.0).then_some(())
+    });
+    exuvia.set(&of(&[stays]));
+    exuvia.upgrade();
+    serve(&exuvia);
+    let draining = Page::of(&exuvia);
+    assert!(requests(&draining, gone) >= requests(&first, gone));
+    assert!(requests(&draining, stays) >= requests(&first, stays) + 20.0);
+
+    held.send(b"x").unwrap();
+    assert_eq!(held.response().unwrap().status, 200);
+    drop(held);
+    let after = eventually("it is gone", || {
+        let page = Page::of(&exuvia);
+        assert!(requests(&page, stays) >= requests(&draining, stays));
+        series(&page, gone).is_empty().then_some(page)
+    });
+    assert_eq!(requests(&after, gone) + requests(&after, stays), requests(&after, stays));
+
+    // It is back, and begins at 0; nothing else has ever run backwards.
+    exuvia.set(&of(&[gone, stays]));
+    exuvia.upgrade();
+    let back = Page::of(&exuvia);
+    assert_eq!(requests(&back, gone), 0.0);
+    assert!(requests(&back, stays) >= requests(&after, stays));
+    serve(&exuvia);
+    assert!(requests(&Page::of(&exuvia), gone) > 0.0);
+    assert_eq!(exuvia.stop(), 0);
 }

@@ -82,6 +82,7 @@ pub(in crate::proxy) struct Columns {
 impl Columns {
     /// `name` stands for the server in every one of them.
     pub(in crate::proxy) fn plan(plan: &mut Plan, name: &str) -> Columns {
+        plan.passing("upstream");
         let server = ("upstream", name);
         let connections = plan.counter("upstream_connections_total", &[server]);
         let mut ended =

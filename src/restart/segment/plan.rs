@@ -11,6 +11,14 @@ use super::{Entry, HEADER, INCLUDES, Kind, MAGIC, MAX_SHARDS, MAX_TABLE, Owner, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub(super) u32);
 
+#[cfg(test)]
+impl Slot {
+    /// The place of the entry that was planned so late.
+    pub(crate) fn at(place: usize) -> Slot {
+        Slot(place as u32)
+    }
+}
+
 /// The places of a histogram: how many observations fell into each bucket, and their sum.
 #[derive(Clone, Debug)]
 pub struct Histogram {
@@ -33,6 +41,7 @@ impl Histogram {
 pub struct Plan {
     entries: Vec<Entry>,
     known: HashMap<Series, Slot>,
+    passing: Vec<&'static str>,
     includes: Vec<u64>,
 }
 
@@ -82,6 +91,19 @@ impl Plan {
         if let Some(entry) = self.entries.get_mut(slot.0 as usize) {
             entry.link = to;
         }
+    }
+
+    /// Says that the values of this label are of settings, and come and go with them: when no process alive counts
+    /// anything with a value of it, what the dead have counted with that is given up.
+    pub fn passing(&mut self, label: &'static str) {
+        if !self.passing.contains(&label) {
+            self.passing.push(label);
+        }
+    }
+
+    /// The labels of which that was said.
+    pub(crate) fn passing_labels(&self) -> Vec<&'static str> {
+        self.passing.clone()
     }
 
     pub(crate) fn add(&mut self, kind: Kind, series: Series, link: Option<usize>) -> Slot {
