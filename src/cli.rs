@@ -1,5 +1,6 @@
 //! The command line: arguments in, one call, an exit code out.
 
+mod answered;
 mod help;
 mod screen;
 mod status;

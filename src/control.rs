@@ -24,6 +24,7 @@ mod route;
 pub mod search;
 pub mod socket;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -107,6 +108,9 @@ pub struct UpgradeAnswer {
     /// How long all of it took, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elapsed_ms: Option<u64>,
+    /// What the new process had answered by then, by class of status.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered: BTreeMap<String, u64>,
     /// The step that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
@@ -136,8 +140,9 @@ impl UpgradeAnswer {
                 self.ready_ms = Some(elapsed_ms);
                 self.elapsed_ms = Some(elapsed_ms);
             }
-            Progress::Ended { elapsed_ms, verdict } => {
+            Progress::Ended { elapsed_ms, done, verdict } => {
                 self.elapsed_ms = Some(elapsed_ms);
+                self.answered = done;
                 self.result = match verdict {
                     Verdict::Committed => "committed".into(),
                     Verdict::RolledBack => "rolled_back".into(),
@@ -359,7 +364,13 @@ mod tests {
     fn progress() -> [Progress; 2] {
         [
             Progress::Started { generation: 2, pid: 4711, executable: "/opt/exuvia/bin/exuvia".into() },
-            Progress::Ready { elapsed_ms: 38, probation_ms: 5000, version: "0.2.0".into() },
+            Progress::Ready {
+                elapsed_ms: 38,
+                probation_ms: 5000,
+                wanted: 0,
+                longest_ms: 5000,
+                version: "0.2.0".into(),
+            },
         ]
     }
 
@@ -371,7 +382,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_answered_in_one_document() {
-        let ended = |verdict| Some(Progress::Ended { elapsed_ms: 5040, verdict });
+        let ended = |verdict| Some(Progress::Ended { elapsed_ms: 5040, done: BTreeMap::new(), verdict });
         let document = |result: &str| {
             serde_json::json!({
                 "result": result, "generation": 2, "pid": 4711, "version": "0.2.0", "ready_ms": 38, "elapsed_ms": 5040,
@@ -408,7 +419,7 @@ mod tests {
         let [started, ready] = progress();
         assert!(!is_last(&started, Until::Ready) && !is_last(&started, Until::Committed));
         assert!(is_last(&ready, Until::Ready) && !is_last(&ready, Until::Committed));
-        let ended = Progress::Ended { elapsed_ms: 1, verdict: Verdict::RolledBack };
+        let ended = Progress::Ended { elapsed_ms: 1, done: BTreeMap::new(), verdict: Verdict::RolledBack };
         assert!(is_last(&ended, Until::Ready) && is_last(&ended, Until::Committed));
         assert!(is_last(&Progress::Refused { reason: String::new() }, Until::Ready));
     }
@@ -417,12 +428,13 @@ mod tests {
     fn what_is_sent_line_by_line_can_be_read_back() {
         let failed = Verdict::Failed(Failure::new("exec", "no such file\nlast words"));
         for verdict in [Verdict::Committed, Verdict::RolledBack, failed] {
-            let ended = Progress::Ended { elapsed_ms: 7, verdict };
+            let ended = Progress::Ended { elapsed_ms: 7, done: BTreeMap::new(), verdict };
             let line = json_line(&ended);
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
             assert_eq!(serde_json::from_slice::<Progress>(&line).unwrap(), ended);
         }
-        let line = json_line(&Progress::Ended { elapsed_ms: 7, verdict: Verdict::Committed });
+        let line =
+            json_line(&Progress::Ended { elapsed_ms: 7, done: BTreeMap::new(), verdict: Verdict::Committed });
         assert_eq!(line, b"{\"phase\":\"ended\",\"elapsed_ms\":7,\"result\":\"committed\"}\n");
     }
 
@@ -437,6 +449,7 @@ mod tests {
             listeners: vec![],
             accept_errors: 0,
             last_upgrade: None,
+            trial: None,
             generations: vec![],
         };
         let extra = Extra {

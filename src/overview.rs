@@ -64,6 +64,8 @@ pub struct Generation {
     pub connections: BTreeMap<String, Connections>,
     /// Requests that it has not answered yet.
     pub requests_in_flight: u64,
+    /// Requests that it has answered in full, by class of status.
+    pub answers: BTreeMap<String, u64>,
 }
 
 /// Connections of one kind.

@@ -34,7 +34,7 @@ pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
 pub(crate) use headers::end_hop;
-pub use metrics::{Columns, FAMILIES, Metrics};
+pub use metrics::{Columns, FAMILIES, Metrics, WORK};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub use upstream::FAMILIES as UPSTREAM_FAMILIES;

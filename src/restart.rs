@@ -38,7 +38,8 @@
 //! `inherit` the child's; `handoff` is what they say to each other, `peers` the generations that still drain.
 //! `listeners`, `accept`, `member` and `tracker` serve the workers, `view` is what these are told. `segment` is
 //! memory that outlives its process, for what is counted, `counts` what the core counts of connections in it, and
-//! `ledger` the sum over all generations, `deaths` tells when one counts no more. `notify` and `pidfile` speak to the outside, `signals`
+//! `milestone` and `trial` what a new
+//! process has done of it while it is watched, `ledger` the sum over all generations, `deaths` tells when one counts no more. `notify` and `pidfile` speak to the outside, `signals`
 //! keeps what the outside sends until it can be understood. `sys` has all the `unsafe`.
 
 mod accept;
@@ -55,6 +56,7 @@ mod ledger;
 mod listeners;
 mod luggage;
 mod member;
+mod milestone;
 mod notify;
 mod peers;
 mod pidfile;
@@ -66,6 +68,7 @@ pub mod state;
 mod status;
 mod sys;
 mod tracker;
+mod trial;
 mod view;
 
 pub use accept::{Accepted, Audience, Listener, Stream, unread_bytes};
@@ -78,6 +81,7 @@ pub use ledger::{Books, BooksViewer, Total, Totals};
 pub use listeners::{ListenOptions, Listeners};
 pub use luggage::Luggage;
 pub use member::Member;
+pub use milestone::Milestone;
 pub use segment::{
     Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table,
 };
@@ -86,4 +90,5 @@ pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};
 pub use tracker::{Guard, Tracker};
+pub use trial::{Trial, Work};
 pub use view::{Drain, View, Viewer};

@@ -168,6 +168,10 @@ pub struct RestartSettings {
     pub ready_timeout: Duration,
     /// How long the old process stands by after the new one is ready; zero turns probation off.
     pub probation: Duration,
+    /// How many requests the new process is to have answered before the old one lets go; 0: none.
+    pub probation_requests: u64,
+    /// How long that is waited for, counted from when the new process was ready; less than `probation`: not at all.
+    pub probation_max: Duration,
     /// How many generations may be alive at once, the serving one included: 2 to 64.
     pub max_generations: usize,
     /// Where the owner writes its process id. None: nowhere.

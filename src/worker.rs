@@ -101,7 +101,8 @@ impl Worker {
         let serving = async {
             let shard = member.shard();
             spawn_local(measure_lag(columns.lag, shard.clone()));
-            let proxy = Proxy::new(&config.proxy, proxy::Metrics::new(columns.proxy, shard.clone()));
+            let requests = proxy::Metrics::with_milestone(columns.proxy, shard.clone(), member.milestone());
+            let proxy = Proxy::new(&config.proxy, requests);
             let metrics = server::Metrics::new(columns.server, shard);
             let server = Rc::new(Server::new(config.server, proxy.clone(), metrics.clone()));
             let begin = {

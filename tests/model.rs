@@ -14,6 +14,7 @@
 //!   the other end: the channels to the generations that drain are copied into each new process.
 //! * **Timers** run out at any time while they are armed.
 //! * **Operators** ask any process to upgrade, roll back and stop, at any time.
+//! * **A candidate of which work is wanted** may have done it at any time, or never.
 //! * **A child that starts** may become ready, say why not and exit, die, hang, say nonsense, or not be
 //!   executable; and the fork itself may fail.
 //! * **The driver's bookkeeping** (`world.rs`), as far as it decides which event comes of what: whom it
@@ -122,7 +123,8 @@ fn always(world: &World) -> Result<(), &'static str> {
     Ok(())
 }
 
-const WITH_PROBATION: Rules = Rules { probation: true, max_generations: 8, lame_duck: false };
+const WITH_PROBATION: Rules = Rules { probation: true, proof: false, max_generations: 8, lame_duck: false };
+const WITH_PROOF: Rules = Rules { proof: true, ..WITH_PROBATION };
 const WITHOUT_PROBATION: Rules = Rules { probation: false, ..WITH_PROBATION };
 
 fn holds(rules: Rules, budgets: &[Budget]) {
@@ -138,6 +140,11 @@ fn holds(rules: Rules, budgets: &[Budget]) {
 #[test]
 fn every_order_of_events_with_a_probation() {
     holds(WITH_PROBATION, &BUDGETS);
+}
+
+#[test]
+fn every_order_of_events_with_a_probation_in_which_work_is_wanted() {
+    holds(WITH_PROOF, &[BUDGETS[0], BUDGETS[2]]);
 }
 
 #[test]
@@ -287,5 +294,16 @@ fn a_lame_duck_that_has_told_nobody_is_caught() {
     };
     let rules = Rules { lame_duck: true, ..WITH_PROBATION };
     let found = BUDGETS.iter().find_map(|budget| check(broken, rules, *budget).err());
+    assert_eq!(found.expect("the broken machine passes").property, GOOD_END);
+}
+
+/// Where no request comes, the work that is wanted is never done.
+#[test]
+fn a_probation_that_waits_for_ever_is_caught() {
+    let broken = |state: &mut State, event| match event {
+        Event::TimedOut(Timer::Proof) => vec![],
+        _ => state.on(event),
+    };
+    let found = BUDGETS.iter().find_map(|budget| check(broken, WITH_PROOF, *budget).err());
     assert_eq!(found.expect("the broken machine passes").property, GOOD_END);
 }

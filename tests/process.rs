@@ -55,6 +55,8 @@ mod multiplexed;
 mod names;
 #[path = "process/notify.rs"]
 mod notify;
+#[path = "process/probation.rs"]
+mod probation;
 #[path = "process/proxy_protocol.rs"]
 mod proxy_protocol;
 #[path = "process/residue.rs"]

@@ -7,9 +7,10 @@ use std::collections::HashSet;
 
 use exuvia::restart::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer};
 
-const TIMERS: [Timer; 8] = [
+const TIMERS: [Timer; 9] = [
     Timer::Ready,
     Timer::Probation,
+    Timer::Proof,
     Timer::Commit,
     Timer::Exit,
     Timer::Kill,
@@ -34,6 +35,7 @@ fn events(timer: Option<Timer>) -> Vec<Event> {
         Event::ChildGarbled(failure()),
         Event::ChildDied(failure()),
         Event::ChildOwns,
+        Event::ChildProven,
         Event::RollbackAsked,
         Event::StopAsked(Stop::Gracefully),
         Event::StopAsked(Stop::Now),
@@ -51,8 +53,11 @@ fn events(timer: Option<Timer>) -> Vec<Event> {
 /// Hands every transition there is to `look`: where it began, the event, the actions, where it ended.
 fn walk(mut look: impl FnMut(&Place, &Event, &[Action], &Place)) -> usize {
     let rules = [(true, false), (false, false), (true, true), (false, true)];
-    let rules = rules.map(|(probation, lame_duck)| Rules { probation, max_generations: 8, lame_duck });
-    let mut todo: Vec<Place> = rules.map(|rules| (State::new(rules), None)).into();
+    let rules = rules.map(|(probation, lame_duck)| {
+        let proofs = if probation { &[false, true][..] } else { &[false][..] };
+        proofs.iter().map(move |proof| Rules { probation, proof: *proof, max_generations: 8, lame_duck })
+    });
+    let mut todo: Vec<Place> = rules.into_iter().flatten().map(|rules| (State::new(rules), None)).collect();
     let mut seen: HashSet<Place> = todo.iter().cloned().collect();
     while let Some(place) = todo.pop() {
         for event in events(place.1) {
@@ -101,7 +106,7 @@ fn nothing_is_waited_for_without_end() {
         let armed: &[Option<Timer>] = match to.phase() {
             Phase::Starting | Phase::Candidate | Phase::Serving | Phase::Gone => &[None],
             Phase::Upgrading => &[Some(Timer::Ready)],
-            Phase::Probation => &[Some(Timer::Probation)],
+            Phase::Probation => &[Some(Timer::Probation), Some(Timer::Proof)],
             Phase::Committing => &[Some(Timer::Commit)],
             Phase::Aborting | Phase::Reclaiming => &[Some(Timer::Exit), Some(Timer::Kill)],
             Phase::LameDuck => &[Some(Timer::LameDuck)],
@@ -161,7 +166,7 @@ fn a_child_is_dead_before_it_is_forgotten() {
 
 #[test]
 fn a_full_house_refuses_with_the_settings_name() {
-    let mut state = State::new(Rules { probation: true, max_generations: 3, lame_duck: false });
+    let mut state = State::new(Rules { probation: true, proof: false, max_generations: 3, lame_duck: false });
     state.on(Event::Started { has_parent: false });
     let refused = state.on(Event::UpgradeAsked { alive: 3 });
     assert!(
@@ -170,12 +175,48 @@ fn a_full_house_refuses_with_the_settings_name() {
     assert_eq!(state.on(Event::UpgradeAsked { alive: 2 })[0], Action::Spawn);
 }
 
+/// The machine in the probation of a child that is to do some work.
+fn watching() -> State {
+    let mut state = State::new(Rules { probation: true, proof: true, max_generations: 8, lame_duck: false });
+    for event in [Event::Started { has_parent: false }, Event::UpgradeAsked { alive: 1 }, Event::ChildReady] {
+        state.on(event);
+    }
+    assert_eq!(state.phase(), Phase::Probation);
+    state
+}
+
+/// With kept connections all over, a new generation was committed that had not answered one request.
+#[test]
+fn a_probation_lasts_until_enough_is_done_and_no_longer_than_its_longest() {
+    let (time, longest) = (Event::TimedOut(Timer::Probation), Event::TimedOut(Timer::Proof));
+    let commits = [Action::SendCommit, Action::Arm(Timer::Commit)];
+
+    let mut early = watching();
+    assert_eq!(early.on(Event::ChildProven), [], "the time is not over");
+    assert_eq!(early.on(time.clone()), commits);
+
+    let mut late = watching();
+    assert_eq!(late.on(time.clone()), [Action::Arm(Timer::Proof)]);
+    assert_eq!(late.phase(), Phase::Probation);
+    assert_eq!(late.on(Event::ChildProven), commits);
+
+    let mut never = watching();
+    never.on(time);
+    assert_eq!(never.on(longest), commits);
+
+    let mut died = watching();
+    died.on(Event::TimedOut(Timer::Probation));
+    died.on(Event::ChildDied(Failure::new("step", "cause")));
+    assert_eq!(died.phase(), Phase::Serving);
+}
+
 /// An old generation that was in the middle of an answer when its service was stopped got systemd's SIGTERM
 /// beside the main process (`KillMode=control-group`), and cut the answer.
 #[test]
 fn a_stop_is_no_news_to_one_that_drains_beside_its_successor() {
     let superseded = || {
-        let mut state = State::new(Rules { probation: false, max_generations: 8, lame_duck: false });
+        let mut state =
+            State::new(Rules { probation: false, proof: false, max_generations: 8, lame_duck: false });
         for event in [
             Event::Started { has_parent: false },
             Event::UpgradeAsked { alive: 1 },

@@ -33,6 +33,9 @@ fn options(settings: &Settings) -> Options {
         executable: restart.executable.clone(),
         ready_timeout: restart.ready_timeout,
         probation: restart.probation,
+        probation_work: restart.probation_requests,
+        probation_max: restart.probation_max,
+        work: Some(proxy::WORK),
         max_generations: restart.max_generations,
         pid_file: restart.pid_file.clone(),
         stop_delay: drain.stop_delay,
@@ -174,8 +177,8 @@ mod tests {
     #[test]
     fn the_core_and_the_settings_have_the_same_defaults() {
         let settings = Settings::load(None, []).unwrap();
-        let Options { version, kinds, .. } = Options::default();
-        let ours = Options { version, kinds, ..options(&settings) };
+        let Options { version, kinds, work, .. } = Options::default();
+        let ours = Options { version, kinds, work, ..options(&settings) };
         assert_eq!(format!("{ours:?}"), format!("{:?}", Options::default()));
 
         let ListenOptions { backlog, unix_mode, .. } = ListenOptions::default();

@@ -6,10 +6,10 @@ use http::StatusCode;
 
 use super::screen::Screen;
 use super::time::roughly;
-use super::{Exit, Trouble};
+use super::{Exit, Trouble, answered};
 use crate::control::StatusReport;
 use crate::control::client;
-use crate::restart::{Failure, GenerationStatus, KindStatus, Phase, Verdict};
+use crate::restart::{Failure, GenerationStatus, KindStatus, Phase, Trial, Verdict};
 
 /// Asks the process behind `socket` and prints what it answers.
 pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
@@ -38,6 +38,13 @@ fn page(report: &StatusReport) -> String {
     ];
     if let Some(verdict) = &status.last_upgrade {
         facts.push(["last upgrade".into(), verdict_words(verdict)]);
+    }
+    if let Some(Trial { generation, done, wanted, left_ms }) = &status.trial {
+        let wanted = if *wanted > 0 { format!(" of {wanted} that are wanted") } else { String::new() };
+        let answered = answered::requests(done);
+        let left = roughly(*left_ms);
+        let words = format!("generation {generation} has answered {answered}{wanted}; {left} left at most");
+        facts.push(["probation".into(), words]);
     }
     if status.accept_errors > 0 {
         facts.push(["accept errors".into(), status.accept_errors.to_string()]);
@@ -166,6 +173,7 @@ mod tests {
             }],
             accept_errors: 0,
             last_upgrade: None,
+            trial: None,
             generations: vec![old, new],
         };
         StatusReport {

@@ -173,6 +173,7 @@ mod tests {
             listeners: vec![],
             accept_errors: 0,
             last_upgrade: None,
+            trial: None,
             generations: vec![GenerationStatus { generation: 1, ..generation([9, 9], None) }, own],
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::screen::Screen;
 use super::time::{exactly, roughly};
-use super::{Exit, Interrupts, Trouble, indented};
+use super::{Exit, Interrupts, Trouble, answered, indented};
 use crate::control::Until;
 use crate::control::client;
 use crate::restart::{Failure, Progress, Verdict};
@@ -71,11 +71,13 @@ struct Story {
     probation_ends: Option<Instant>,
     /// When the line about that is due.
     next_tick: Option<Instant>,
+    /// Whether there was a probation.
+    watched: bool,
 }
 
 impl Story {
     fn new(until: Until) -> Self {
-        Story { until, generation: 0, probation_ends: None, next_tick: None }
+        Story { until, generation: 0, probation_ends: None, next_tick: None, watched: false }
     }
 
     /// What to say, and how to exit if it is the end.
@@ -88,26 +90,37 @@ impl Story {
                 self.generation = *generation;
                 (format!("generation {generation} (pid {pid}) started from {executable}"), None)
             }
-            Progress::Ready { elapsed_ms, probation_ms, version: _ } => {
+            Progress::Ready { elapsed_ms, probation_ms, wanted, longest_ms, version: _ } => {
                 let took = exactly(*elapsed_ms);
                 let now = Instant::now();
                 let words = match probation_ms {
+                    _ if *wanted > 0 => format!(
+                        "ready after {took}; the old process watches for {}, and until {wanted} requests are answered, for {} at most",
+                        exactly(*probation_ms),
+                        exactly(*longest_ms)
+                    ),
                     0 => format!("ready after {took}"),
                     _ => {
                         format!("ready after {took}; the old process watches for {}", exactly(*probation_ms))
                     }
                 };
-                self.probation_ends = Some(now + Duration::from_millis(*probation_ms));
+                self.probation_ends = Some(now + Duration::from_millis(*probation_ms.max(longest_ms)));
+                self.watched = *probation_ms > 0 || *wanted > 0;
                 self.next_tick = Some(now);
                 (words, (self.until == Until::Ready).then_some(Exit::Done))
             }
-            Progress::Ended { elapsed_ms, verdict } => {
+            Progress::Ended { elapsed_ms, done, verdict } => {
                 let took = exactly(*elapsed_ms);
                 match verdict {
-                    Verdict::Committed => (
-                        format!("committed after {took}: generation {} serves", self.generation),
-                        Some(Exit::Done),
-                    ),
+                    Verdict::Committed => {
+                        let mut words =
+                            format!("committed after {took}: generation {} serves", self.generation);
+                        if self.watched {
+                            let answered = answered::requests(done);
+                            words.push_str(&format!("; while it was watched it answered {answered}"));
+                        }
+                        (words, Some(Exit::Done))
+                    }
                     Verdict::RolledBack => (
                         format!("error: the upgrade was rolled back after {took}: the old process serves on"),
                         Some(Exit::Failed),
@@ -145,6 +158,8 @@ fn failed(took: &str, Failure { step, message }: &Failure) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn started() -> Progress {
@@ -152,11 +167,17 @@ mod tests {
     }
 
     fn ready(probation_ms: u64) -> Progress {
-        Progress::Ready { elapsed_ms: 38, probation_ms, version: "0.2.0".into() }
+        Progress::Ready {
+            elapsed_ms: 38,
+            probation_ms,
+            wanted: 0,
+            longest_ms: probation_ms,
+            version: "0.2.0".into(),
+        }
     }
 
     fn ended(verdict: Verdict) -> Progress {
-        Progress::Ended { elapsed_ms: 5041, verdict }
+        Progress::Ended { elapsed_ms: 5041, done: BTreeMap::from([("2xx".into(), 3)]), verdict }
     }
 
     #[test]
@@ -170,7 +191,7 @@ mod tests {
         assert_eq!(tell(ready(5000)), ("ready after 38 ms; the old process watches for 5 s".into(), None));
         assert_eq!(
             tell(ended(Verdict::Committed)),
-            ("committed after 5.04 s: generation 2 serves".into(), Some(Exit::Done))
+            ("committed after 5.04 s: generation 2 serves; while it was watched it answered 3 requests (3 2xx)".into(), Some(Exit::Done))
         );
     }
 

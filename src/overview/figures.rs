@@ -150,8 +150,21 @@ fn generation(segment: &Segment) -> Generation {
         started_ms: segment.table().started_ms,
         drain_deadline_ms: gauge(&totals, "drain_deadline_ms"),
         connections,
+        answers: answers(&totals),
         requests_in_flight: totals.open("requests_total").into_values().map(at_least_none).sum(),
     }
+}
+
+/// Requests that were answered in full, by class of status.
+fn answers(totals: &restart::Totals) -> BTreeMap<String, u64> {
+    let mut answers = BTreeMap::new();
+    for (series, total) in totals.named("requests_ended_total") {
+        let class = series.label("status").filter(|class| !class.is_empty() && total.value > 0);
+        if let Some(class) = class {
+            *answers.entry(class.to_owned()).or_default() += total.value;
+        }
+    }
+    answers
 }
 
 fn upstreams(all: &restart::Totals) -> Vec<Upstream> {

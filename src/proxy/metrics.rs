@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::upstream;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
-use crate::restart::{Histogram, Plan, Shard, Slot};
+use crate::restart::{Histogram, Milestone, Plan, Shard, Slot, Work};
 
 /// The one route that there is.
 const ROUTE: &str = "default";
@@ -135,6 +135,9 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
+/// What this proxy does: it answers requests.
+pub const WORK: Work = Work { series: "requests_ended_total", label: "status" };
+
 /// The places of the series of requests.
 #[derive(Clone, Debug)]
 pub struct Columns {
@@ -194,12 +197,19 @@ pub struct Metrics {
     shard: Shard,
     /// Whether what ends from now on does so because the process cuts it.
     cutting: Cell<bool>,
+    /// Who may wait for a number of answers.
+    milestone: Option<Milestone>,
 }
 
 impl Metrics {
     /// For the thread of this shard.
     pub fn new(columns: Columns, shard: Shard) -> Rc<Self> {
-        Rc::new(Metrics { columns, shard, cutting: Cell::new(false) })
+        Rc::new(Metrics { columns, shard, cutting: Cell::new(false), milestone: None })
+    }
+
+    /// The same, where each answer is said to have been given.
+    pub fn with_milestone(columns: Columns, shard: Shard, milestone: Milestone) -> Rc<Self> {
+        Rc::new(Metrics { columns, shard, cutting: Cell::new(false), milestone: Some(milestone) })
     }
 
     /// Without anything around it, and the segment in which it counts.
@@ -291,6 +301,7 @@ impl Flight {
     pub(super) fn answered(&mut self, status: StatusCode) {
         if !std::mem::replace(&mut self.ended, true) {
             self.finish(self.columns().answered[self.method][class_of(status)]);
+            self.metrics.milestone.iter().for_each(Milestone::count);
         }
     }
 

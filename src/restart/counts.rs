@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::milestone::Goal;
 #[cfg(test)]
 use super::segment::Owner;
 use super::segment::{Plan, Seat, Segment, Shard, Slot};
@@ -115,6 +116,7 @@ impl Cause {
 pub struct Counts {
     columns: Columns,
     segment: Segment,
+    goal: Arc<Goal>,
 }
 
 /// The places of the series.
@@ -176,9 +178,9 @@ impl Columns {
 }
 
 impl Counts {
-    /// The series of a `segment` that was made of the plan.
-    pub(crate) fn new(columns: Columns, segment: Segment) -> Arc<Self> {
-        Arc::new(Counts { columns, segment })
+    /// The series of a `segment` that was made of the plan; `goal` is what is wanted of this process.
+    pub(crate) fn new(columns: Columns, segment: Segment, goal: Goal) -> Arc<Self> {
+        Arc::new(Counts { columns, segment, goal: Arc::new(goal) })
     }
 
     /// Series without a driver around them, for `threads` threads.
@@ -191,12 +193,17 @@ impl Counts {
     #[cfg(test)]
     pub(crate) fn beside(mut plan: Plan, kinds: Kinds, threads: usize) -> Arc<Self> {
         let columns = Columns::plan(&mut plan, kinds);
-        Counts::new(columns, Segment::create(&plan, Owner::default(), threads).unwrap())
+        Counts::new(columns, Segment::create(&plan, Owner::default(), threads).unwrap(), Goal::default())
     }
 
     /// Where they are.
     pub(crate) fn segment(&self) -> &Segment {
         &self.segment
+    }
+
+    /// What is wanted of this process.
+    pub(crate) fn goal(&self) -> Arc<Goal> {
+        self.goal.clone()
     }
 
     /// The place of one thread. No two may ask for the same.

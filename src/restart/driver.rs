@@ -1,6 +1,6 @@
 //! The driver: one loop that turns what happens into events and performs the actions.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use super::ledger::{BooksViewer, Change, Ledger};
 use super::listeners::Listeners;
 use super::luggage::{Luggage, Packer};
 use super::member::{Member, Report};
+use super::milestone::Goal;
 use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
@@ -128,6 +129,8 @@ pub struct Driver {
 struct Upgrade {
     since: Instant,
     progress: mpsc::UnboundedSender<Progress>,
+    /// What the new process had done when it was last looked at.
+    done: BTreeMap<String, u64>,
 }
 
 /// See [`Driver::span`].
@@ -178,7 +181,8 @@ impl Driver {
         // One shard more than there are threads that serve: the driver's.
         let segment = Segment::create(&plan, owner, threads + 1);
         let segment = segment.map_err(Error::system("make the memory for the counters"))?;
-        let counts = Counts::new(columns, segment.clone());
+        let goal = Goal::new(parent.as_ref().map_or(0, |parent| parent.wanted));
+        let counts = Counts::new(columns, segment.clone(), goal);
         let figures = Figures::new(figures, counts.segment(), threads, generation);
         let member = |id| Member::new(id, viewer.clone(), counts.clone(), reports_in.clone());
         let members = (0..threads).map(member).collect();
@@ -196,7 +200,8 @@ impl Driver {
             None => invocation.executable.clone(),
         };
         let rules = Rules {
-            probation: !options.probation.is_zero(),
+            probation: !options.probation.is_zero() || options.probation_work > 0,
+            proof: options.probation_work > 0,
             max_generations: options.max_generations,
             lame_duck: !options.stop_delay.is_zero(),
         };

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     Commit,
     /// Child → parent: it is the owner.
     Owner,
+    /// Child → parent: it has done as much as was wanted of it, see [`Offer::wanted`].
+    Proven,
     /// Parent → child: its traffic is taken back.
     Rollback,
     /// To a child, or from the owner to a generation that drains.
@@ -89,6 +91,8 @@ pub(crate) struct Offer {
     pub(crate) past: Vec<PastUpgrade>,
     /// The one that makes the child.
     pub(crate) under_way: UnderWay,
+    /// How much work the child is to do in its probation; it says when it has.
+    pub(crate) wanted: u64,
     /// What is the daemon's own.
     pub(crate) luggage: Luggage,
 }

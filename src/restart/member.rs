@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::accept::{Accepted, Audience, Listener};
 use super::counts::Counts;
+use super::milestone::Milestone;
 use super::segment::{Seat, Shard};
 use super::state::Phase;
 use super::tracker::Tracker;
@@ -21,6 +22,8 @@ pub(crate) enum Report {
     Quiet { member: usize, sequence: u64 },
     /// The worker is gone.
     Left { member: usize },
+    /// The process has done as much as is wanted of it in its probation.
+    Proven,
 }
 
 /// The place of one thread among those that serve connections: it runs the thread's accept loops,
@@ -55,6 +58,12 @@ impl Member {
     /// thread that serves.
     pub fn shard(&self) -> Shard {
         self.seat.take()
+    }
+
+    /// Where this thread says that a piece of work is done, such as a request answered: a parent that waits for some
+    /// of it learns when there has been enough.
+    pub fn milestone(&self) -> Milestone {
+        Milestone::new(self.counts.goal(), self.reports.clone())
     }
 
     /// Accepts on `listeners` whenever the phase allows, while fewer than `limit` connections are open,

@@ -19,6 +19,7 @@ use super::member::Member;
 use super::segment::Plan;
 use super::signals::HeldSignals;
 use super::state::Failure;
+use super::trial::Work;
 
 /// What a daemon decides about its restarts.
 #[derive(Clone, Debug)]
@@ -30,6 +31,12 @@ pub struct Options {
     pub ready_timeout: Duration,
     /// How long the old process keeps the sockets after the new one accepts; zero: not at all.
     pub probation: Duration,
+    /// How much work the new process is to have done before the old one lets go; 0: none in particular.
+    pub probation_work: u64,
+    /// If it has not done that after `probation`, it is watched so long in all, and no longer.
+    pub probation_max: Duration,
+    /// What is counted as work, to be told of those that are watched.
+    pub work: Option<Work>,
     /// With so many generations alive, an upgrade is refused.
     pub max_generations: usize,
     /// Where the owner's pid is written.
@@ -53,6 +60,9 @@ impl Default for Options {
             executable: None,
             ready_timeout: Duration::from_secs(30),
             probation: Duration::from_secs(5),
+            probation_work: 0,
+            probation_max: Duration::from_secs(60),
+            work: None,
             max_generations: 8,
             pid_file: None,
             stop_delay: Duration::ZERO,
@@ -92,6 +102,8 @@ pub(crate) struct Predecessor {
     pub(crate) history: History,
     /// The generations that drain, each with its channel and its pidfd.
     pub(crate) others: Vec<(Introduction, End, OwnedFd)>,
+    /// How much work it wants to see done.
+    pub(crate) wanted: u64,
 }
 
 impl Startup {
@@ -235,7 +247,15 @@ fn predecessor(
     let others = offer.others.into_iter().map(|other| Ok((other, End::from(next()?), next()?)));
     let others = others.collect::<Result<_, Error>>()?;
     let history = History::handed_on(offer.past, offer.under_way);
-    Ok(Predecessor { channel, introduction: offer.parent, stderr: Some(stderr), pidfd, history, others })
+    Ok(Predecessor {
+        channel,
+        introduction: offer.parent,
+        stderr: Some(stderr),
+        pidfd,
+        history,
+        others,
+        wanted: offer.wanted,
+    })
 }
 
 impl Predecessor {

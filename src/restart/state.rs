@@ -191,6 +191,8 @@ pub enum Event {
     ChildDied(Failure),
     /// The child is the owner now.
     ChildOwns,
+    /// The child has done as much as is wanted of it in its probation.
+    ChildProven,
     /// The timer that [`Action::Arm`] set has run out.
     TimedOut(Timer),
     /// Someone asks for the previous version back.
@@ -218,6 +220,8 @@ pub enum Timer {
     Ready,
     /// How long a new generation is watched before the old one lets go.
     Probation,
+    /// How much longer it is watched at most if it has not done as much as is wanted of it by then.
+    Proof,
     /// How long a child may take to become the owner once told.
     Commit,
     /// How long a failed child may take to exit by itself.
@@ -296,19 +300,33 @@ pub enum Verdict {
 pub struct Rules {
     /// Whether the parent waits in probation before it commits.
     pub probation: bool,
+    /// Whether the child is to have done some work by then, and is waited for a while if it has not.
+    pub proof: bool,
     /// With so many generations alive, an upgrade is refused.
     pub max_generations: usize,
     /// Whether a stop waits before nothing is accepted any more.
     pub lame_duck: bool,
 }
 
-/// The state of one process. The phase says it all but for two things: a process that aborts a child
-/// remembers what to report when the child is dead, and whoever was asked to stop remembers that.
+/// What is known in a probation of the work that the child is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Proof {
+    Missing,
+    Given,
+    /// It is all that is waited for.
+    Awaited,
+}
+
+/// The state of one process. The phase says it all but for three things: a process that aborts a child
+/// remembers what to report when the child is dead, one that watches a child whether that has done what is
+/// wanted of it, and whoever was asked to stop remembers that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     phase: Phase,
     /// Invariant: `Some` in [`Phase::Aborting`] and [`Phase::Reclaiming`], and nowhere else.
     verdict: Option<Verdict>,
+    /// Invariant: [`Proof::Missing`] but in [`Phase::Probation`].
+    proof: Proof,
     /// Whether the next request to stop means at once: this process was asked before, or it drains and the
     /// owner, whose stop is everyone's, is dead.
     ///
@@ -321,7 +339,7 @@ pub struct State {
 impl State {
     /// The state of a process that has just been started.
     pub fn new(rules: Rules) -> Self {
-        State { phase: Phase::Starting, verdict: None, next_stop_cuts: false, rules }
+        State { phase: Phase::Starting, verdict: None, proof: Proof::Missing, next_stop_cuts: false, rules }
     }
 
     /// What the process is doing.
@@ -393,7 +411,23 @@ impl State {
                 actions.push(Agree);
                 actions
             }
-            (Phase::Probation, Event::TimedOut(Timer::Probation)) => {
+            (Phase::Probation, Event::TimedOut(Timer::Probation))
+                if self.rules.proof && self.proof == Proof::Missing =>
+            {
+                self.proof = Proof::Awaited;
+                vec![Arm(Timer::Proof)]
+            }
+            (Phase::Probation, Event::ChildProven) if self.proof == Proof::Missing => {
+                self.proof = Proof::Given;
+                vec![]
+            }
+            (Phase::Probation, Event::TimedOut(Timer::Probation)) if self.proof != Proof::Awaited => {
+                self.go(Phase::Committing, vec![SendCommit, Arm(Timer::Commit)])
+            }
+            // Enough, or waited for long enough: what is not asked for cannot be answered.
+            (Phase::Probation, Event::ChildProven | Event::TimedOut(Timer::Proof))
+                if self.proof == Proof::Awaited =>
+            {
                 self.go(Phase::Committing, vec![SendCommit, Arm(Timer::Commit)])
             }
             (Phase::Probation, Event::RollbackAsked) => self.go(
@@ -511,6 +545,7 @@ impl State {
 
     fn go(&mut self, phase: Phase, actions: Vec<Action>) -> Vec<Action> {
         self.phase = phase;
+        self.proof = Proof::Missing;
         let ends_a_child = matches!(phase, Phase::Aborting | Phase::Reclaiming);
         debug_assert_eq!(self.verdict.is_some(), ends_a_child, "a verdict to be told in {phase:?}");
         actions

@@ -1,5 +1,6 @@
 //! What the driver tells of itself: the answers to those who ask.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::counts::KindStatus;
 use super::handoff::millis;
 use super::state::{Phase, Verdict};
+use super::trial::Trial;
 
 /// What the owner knows of itself and of every generation alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,9 @@ pub struct Status {
     /// How the last upgrade that this process took part in ended: one that it was asked for, or the one that made
     /// it the owner.
     pub last_upgrade: Option<Verdict>,
+    /// The new generation that is watched.
+    #[serde(default)]
+    pub trial: Option<Trial>,
     /// Every generation alive, the oldest first, the one that answers included.
     pub generations: Vec<GenerationStatus>,
 }
@@ -86,6 +91,12 @@ pub enum Progress {
         elapsed_ms: u64,
         /// How long the old process will watch it, in milliseconds.
         probation_ms: u64,
+        /// How much it is to have done by then, or it is watched longer.
+        #[serde(default)]
+        wanted: u64,
+        /// How long it is watched at most, in milliseconds.
+        #[serde(default)]
+        longest_ms: u64,
         /// The version of its program.
         version: String,
     },
@@ -93,6 +104,9 @@ pub enum Progress {
     Ended {
         /// Since the upgrade was asked for, in milliseconds.
         elapsed_ms: u64,
+        /// What the new process has done by then, by how that ended.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        done: BTreeMap<String, u64>,
         /// How it ended.
         #[serde(flatten)]
         verdict: Verdict,

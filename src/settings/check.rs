@@ -291,12 +291,17 @@ fn restart(raw: &RawRestart, check: &mut Check<'_>) -> Option<RestartSettings> {
     let executable = check.read_optional("restart.executable", raw.executable.as_ref(), value::path);
     let ready_timeout = check.read("restart.ready_timeout", &raw.ready_timeout, value::duration_above_zero);
     let probation = check.read("restart.probation", &raw.probation, value::duration_or_zero);
+    let probation_requests =
+        check.read("restart.probation_requests", &raw.probation_requests, value::number(0..=1_000_000));
+    let probation_max = check.read("restart.probation_max", &raw.probation_max, value::duration_or_zero);
     let max_generations = check.read("restart.max_generations", &raw.max_generations, value::number(2..=64));
     let pid_file = check.read_optional("restart.pid_file", raw.pid_file.as_ref(), value::path);
     Some(RestartSettings {
         executable: executable?,
         ready_timeout: ready_timeout?,
         probation: probation?,
+        probation_requests: probation_requests?,
+        probation_max: probation_max?,
         max_generations: max_generations?,
         pid_file: pid_file?,
     })

@@ -78,6 +78,8 @@ pub(super) fn to_toml(settings: &Settings) -> String {
     out.optional("executable", restart.executable.as_deref().map(path));
     out.key("ready_timeout", duration(restart.ready_timeout));
     out.key("probation", duration(restart.probation));
+    out.key("probation_requests", restart.probation_requests);
+    out.key("probation_max", duration(restart.probation_max));
     out.key("max_generations", restart.max_generations);
     out.optional("pid_file", restart.pid_file.as_deref().map(path));
 

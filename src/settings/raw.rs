@@ -132,6 +132,8 @@ pub(super) struct RawRestart {
     pub(super) executable: Option<Leaf>,
     pub(super) ready_timeout: Leaf,
     pub(super) probation: Leaf,
+    pub(super) probation_requests: Leaf,
+    pub(super) probation_max: Leaf,
     pub(super) max_generations: Leaf,
     pub(super) pid_file: Option<Leaf>,
 }

@@ -17,6 +17,7 @@ pub(crate) enum Message {
     Ready,
     Failed,
     Owner,
+    Proven,
     Commit,
     Rollback,
     Stop(Stop),
@@ -68,6 +69,8 @@ pub(crate) struct Process {
     pub(crate) owner: bool,
     /// Whether an upgrade was accepted whose end has not been reported.
     pub(crate) asked: bool,
+    /// Whether it has done what is wanted of it in its probation.
+    pub(crate) proven: bool,
     /// Whether it ever was the owner.
     pub(crate) owned: bool,
     /// What is in its channel and not read yet, to the end that its maker has and to the end that it has.

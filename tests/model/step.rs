@@ -37,6 +37,8 @@ pub(crate) enum Step {
     TimeOut(usize),
     Drained(usize),
     Boot(usize, Boot),
+    /// It has done what is wanted of it in its probation.
+    Prove(usize),
     // What is done to it.
     AskUpgrade(usize, bool),
     AskRollback(usize),
@@ -53,6 +55,7 @@ impl Step {
                 | Step::AskRollback(_)
                 | Step::AskStop(..)
                 | Step::Crash(_)
+                | Step::Prove(_)
                 | Step::Boot(_, Boot::Hangs | Boot::Babbles)
         )
     }
@@ -68,6 +71,7 @@ impl Step {
             | Step::TimeOut(p)
             | Step::Drained(p)
             | Step::Boot(p, _)
+            | Step::Prove(p)
             | Step::AskUpgrade(p, _)
             | Step::AskRollback(p)
             | Step::AskStop(p, _)

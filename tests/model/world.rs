@@ -43,6 +43,7 @@ impl World {
             others,
             owner: false,
             asked: false,
+            proven: false,
             owned: false,
             to_parent: Vec::new(),
             to_child: Vec::new(),
@@ -102,6 +103,9 @@ impl World {
             steps.push(Step::TimeOut(p));
         }
         let phase = process.state.phase();
+        if phase == Phase::Candidate && self.rules.proof && !process.proven {
+            steps.push(Step::Prove(p));
+        }
         if phase.drains() || phase == Phase::Cut {
             steps.push(Step::Drained(p));
         }
@@ -193,6 +197,11 @@ impl World {
         let event = match step {
             Step::Crash(p) => return self.die(p),
             Step::Boot(p, boot) => return self.boot(machine, p, boot),
+            Step::Prove(p) => {
+                self.processes[p].proven = true;
+                self.tell_superior(p, Message::Proven);
+                return Ok(vec![]);
+            }
             Step::AskUpgrade(p, spawns) => {
                 let process = &self.processes[p];
                 let alive = 1 + process.others.len() + usize::from(process.child.is_some());
@@ -217,6 +226,7 @@ impl World {
                         return Ok(vec![]);
                     }
                     Message::Owner => Event::ChildOwns,
+                    Message::Proven => Event::ChildProven,
                     Message::Garbage => Event::ChildGarbled(failure()),
                     other => return Err(format!("a child says {other:?}, which is not for it to say")),
                 }

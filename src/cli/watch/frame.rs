@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::answered;
 use super::super::screen::{Line, Style};
 use super::super::time::{exactly, roughly};
 use super::lanes::{Known, Lane};
@@ -137,6 +138,9 @@ fn lane(known: &Known, number: u32, lane: &Lane, window_ms: u64, bar: usize) -> 
         let open = lane.one.all_connections().open;
         line.push(Style::Plain, format!("  {:>9} {open:>6}  ", lane.one.requests_in_flight));
         line.push(Style::Faint, format!("{:<8} ", lane.one.version));
+        if lane.one.phase == "candidate" {
+            line.push(Style::Blue, format!("answered {}", answered::requests(&lane.one.answers)));
+        }
         if let Some(deadline) = lane.one.drain_deadline_ms {
             line.push(Style::Yellow, roughly(deadline.saturating_sub(now)));
         }
@@ -206,6 +210,7 @@ mod tests {
             drain_deadline_ms: (phase == "draining").then_some(125_000),
             connections,
             requests_in_flight: 1,
+            answers: BTreeMap::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! How the driver performs what the state machine decides.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -115,6 +116,9 @@ impl Driver {
         before: Phase,
         asker: &mut Asker,
     ) -> Result<(), Failure> {
+        if matches!(action, Action::ForgetChild | Action::AdoptChild | Action::FollowChild) {
+            self.look_at_work();
+        }
         match action {
             Action::Spawn => return self.spawn(std::mem::replace(asker, Asker::Nobody)),
             Action::KillChild => {
@@ -172,6 +176,8 @@ impl Driver {
                 self.report(|elapsed_ms, driver| Progress::Ready {
                     elapsed_ms,
                     probation_ms: millis(driver.options.probation),
+                    wanted: driver.options.probation_work,
+                    longest_ms: millis(driver.longest_probation()),
                     version: version.unwrap_or_default(),
                 });
             }
@@ -203,6 +209,7 @@ impl Driver {
         match timer {
             Timer::Ready => self.options.ready_timeout,
             Timer::Probation => self.options.probation,
+            Timer::Proof => self.longest_probation().saturating_sub(self.options.probation),
             Timer::Commit => COMMIT_TIMEOUT,
             Timer::Exit => EXIT_TIMEOUT,
             Timer::Kill => KILL_TIMEOUT,
@@ -218,7 +225,7 @@ impl Driver {
             // Nobody listens, but for the log.
             Asker::Nobody | Asker::Reply(_) => mpsc::unbounded_channel().0,
         };
-        self.upgrade = Some(Upgrade { since: Instant::now(), progress });
+        self.upgrade = Some(Upgrade { since: Instant::now(), progress, done: BTreeMap::new() });
         self.notifier.reloading("upgrading");
 
         let generation = self.last_generation + 1;
@@ -248,6 +255,7 @@ impl Driver {
                 .collect(),
             past: self.history.borrow().past.clone(),
             under_way,
+            wanted: self.options.probation_work,
             luggage: (self.packer.0)().within_limit(),
         }));
         let child = spawn(

@@ -8,13 +8,50 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::restart::handoff::{PeerStatus, millis};
 use crate::restart::listeners::Group;
-use crate::restart::state::{Failure, Phase, Verdict};
+use crate::restart::state::{Failure, Phase, Timer, Verdict};
 use crate::restart::status::{GenerationStatus, ListenerStatus, Progress, Status, age_ms, unix_ms};
+use crate::restart::trial::Trial;
 
 /// How long the generations that drain may take to say how they are.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Driver {
+    /// How long a probation may last.
+    pub(super) fn longest_probation(&self) -> Duration {
+        match self.options.probation_work {
+            0 => self.options.probation,
+            _ => self.options.probation.max(self.options.probation_max),
+        }
+    }
+
+    /// Remembers what the child has done, before it is out of sight.
+    pub(super) fn look_at_work(&mut self) {
+        let (Some(child), Some(work)) = (&self.child, self.options.work) else { return };
+        let done = work.done_by(child.generation, &self.ledger.books());
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.done = done;
+        }
+    }
+
+    fn trial(&self) -> Option<Trial> {
+        let (child, work) = (self.child.as_ref()?, self.options.work?);
+        if self.state.phase() != Phase::Probation {
+            return None;
+        }
+        let (at, timer) = self.timer?;
+        let left = at.saturating_duration_since(Instant::now());
+        let more = match timer {
+            Timer::Probation => self.longest_probation().saturating_sub(self.options.probation),
+            _ => Duration::ZERO,
+        };
+        Some(Trial {
+            generation: child.generation,
+            done: work.done_by(child.generation, &self.ledger.books()),
+            wanted: self.options.probation_work,
+            left_ms: millis(left + more),
+        })
+    }
+
     pub(super) fn report(&mut self, progress: impl FnOnce(u64, &Driver) -> Progress) {
         let Some(upgrade) = &self.upgrade else { return };
         let progress = progress(millis(upgrade.since.elapsed()), self);
@@ -24,7 +61,12 @@ impl Driver {
 
     pub(super) fn report_verdict(&mut self, verdict: Verdict) {
         match &verdict {
-            Verdict::Committed => tracing::info!(generation = self.generation, "the upgrade is committed"),
+            Verdict::Committed => {
+                let done = self.upgrade.iter().flat_map(|upgrade| &upgrade.done);
+                let done: Vec<String> = done.map(|(how, count)| format!("{how}={count}")).collect();
+                let generation = self.generation;
+                tracing::info!(generation, done = %done.join(" "), "the upgrade is committed");
+            }
             Verdict::RolledBack => {
                 tracing::warn!(generation = self.generation, "the upgrade was rolled back")
             }
@@ -43,7 +85,10 @@ impl Driver {
         self.figures.ended(&verdict, self.upgrade.as_ref().map(|upgrade| upgrade.since));
         self.history.send_modify(|history| history.end(&verdict, "", unix_ms(SystemTime::now())));
         self.last_upgrade = Some(verdict.clone());
-        self.report(|elapsed_ms, _| Progress::Ended { elapsed_ms, verdict });
+        self.report(|elapsed_ms, driver| {
+            let done = driver.upgrade.as_ref().map(|upgrade| upgrade.done.clone()).unwrap_or_default();
+            Progress::Ended { elapsed_ms, done, verdict }
+        });
         self.upgrade = None;
     }
 
@@ -112,6 +157,7 @@ impl Driver {
             listeners: self.listeners.groups().iter().map(listener).collect(),
             accept_errors: self.counts.accept_errors(),
             last_upgrade: self.last_upgrade.clone(),
+            trial: self.trial(),
             generations,
         }
     }

@@ -37,6 +37,7 @@ impl Driver {
             // Its last word: it owns nothing any more, and this process still holds the sockets.
             ChildEvent::Said(Message::Owner) if child.channel.is_at_end() => return None,
             ChildEvent::Said(Message::Owner) => Event::ChildOwns,
+            ChildEvent::Said(Message::Proven) => Event::ChildProven,
             ChildEvent::Said(Message::Unknown) => return None,
             ChildEvent::Said(other) => Event::ChildGarbled(Failure::new(
                 "handoff",
@@ -156,6 +157,12 @@ impl Driver {
                 self.quiet.insert(member);
             }
             Report::Quiet { .. } => return None,
+            Report::Proven => {
+                if phase == Phase::Candidate {
+                    self.tell_superior(&Message::Proven);
+                }
+                return None;
+            }
             Report::Left { member } => {
                 self.left.insert(member);
                 if !matches!(phase, Phase::Cut | Phase::Gone) {

@@ -70,6 +70,8 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::without_default("restart", "executable"),
     Key::new("restart", "ready_timeout", "30s"),
     Key::new("restart", "probation", "5s"),
+    Key::new("restart", "probation_requests", "0"),
+    Key::new("restart", "probation_max", "60s"),
     Key::new("restart", "max_generations", "8"),
     Key::without_default("restart", "pid_file"),
     Key::new("drain", "timeout", "30s"),
