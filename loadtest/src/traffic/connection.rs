@@ -121,9 +121,19 @@ impl Connection {
         carrier: Carrier,
         deadline: Instant,
     ) -> Result<Rc<Connection>, NotConnected> {
-        let Connected { stream, local_port, at, .. } = context.connect(kind, carrier, deadline).await?;
+        let connected = context.connect(kind, carrier, deadline).await?;
+        Connection::on(context, kind, connected, carrier == Carrier::Http2).await
+    }
+
+    /// Speaks HTTP/1 or HTTP/2 on a stream, and spawns its driver.
+    async fn on(
+        context: &Rc<Context>,
+        kind: usize,
+        connected: Connected,
+        http2: bool,
+    ) -> Result<Rc<Connection>, NotConnected> {
+        let Connected { stream, local_port, at, .. } = connected;
         let state = Rc::new(State::default());
-        let http2 = carrier == Carrier::Http2;
         let wire = TokioIo::new(Wire::new(stream, Rc::clone(&state.log), http2));
         let no_http = |error: hyper::Error| {
             let class = state.log.end.get().map_or(Class::Malformed, |end| class_of_end(end, 0));
@@ -233,17 +243,20 @@ fn drive(
     let ready = context.recorder.now().moment().ready;
     context.recorder.connected(ready);
     spawn_local(async move {
-        let mut connection = pin!(connection);
         let mut goaway = false;
-        let driven = poll_fn(|waker| {
-            let polled = connection.as_mut().poll(waker);
-            if !goaway && state.log.frames.goaways.get() > 0 {
-                goaway = true;
-                context.recorder.disturbed(kind, Disturbance::GoAway);
-            }
-            polled
-        });
-        let ended = driven.await;
+        let ended = {
+            let mut connection = pin!(connection);
+            poll_fn(|waker| {
+                let polled = connection.as_mut().poll(waker);
+                if !goaway && state.log.frames.goaways.get() > 0 {
+                    goaway = true;
+                    context.recorder.disturbed(kind, Disturbance::GoAway);
+                }
+                polled
+            })
+            .await
+        };
+        // Dropped by now: a request that was handed over as it ended comes back only with that.
         state.over.set(true);
         let by_peer = state.log.end.get().is_some();
         let expected = state.announced.get() || state.closing.get() || goaway;
@@ -348,5 +361,100 @@ impl Slot {
             connection.state.closing.set(true);
         }
         self.anew.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::RootCertStore;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::watch;
+    use tokio::task::{LocalSet, yield_now};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::content::Content;
+    use crate::now::Now;
+    use crate::recorder::Recorder;
+    use crate::scenario::{DEFAULT, Scenario};
+    use crate::traffic::{Connector, Order, Targets};
+
+    /// The server's SETTINGS and its acknowledgement of ours; then GOAWAY, of no stream that it does not take.
+    const OPENING: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+    fn context() -> Rc<Context> {
+        let scenario = Scenario::parse(DEFAULT).unwrap();
+        let recorder = || {
+            let (begun, slice) = (Instant::now(), Duration::from_secs(1));
+            Rc::new(Recorder::new(Now::new(begun), &scenario, slice, unbounded_channel().0))
+        };
+        let targets = Targets { plain: None, tls: None, name: "localhost".into() };
+        Rc::new(Context {
+            recorder: recorder(),
+            aside: recorder(),
+            connector: Rc::new(Connector::new(targets, &Arc::new(RootCertStore::empty())).unwrap()),
+            timeout: scenario.timeout,
+            end: Instant::now() + scenario.duration,
+            orders: watch::channel(Order::Go).1,
+        })
+    }
+
+    /// A stream, and the server's end of it.
+    async fn pair() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (stream, listener.accept().unwrap().0)
+    }
+
+    /// A request that was handed over just before its connection's driver saw the end was never sent and never came
+    /// back: the ended connection was kept until nothing was under way on it, and what waited inside it was. Both waited
+    /// for the timeout, which then was the proxy's.
+    async fn handed_over_at_the_end(http2: bool) {
+        let context = context();
+        let (stream, mut server) = pair().await;
+        let (mut bell, mut ringer) = pair().await;
+        let connected =
+            Connected { stream: Box::new(stream), local_port: 1, at: Instant::now(), unresumed: false };
+        if http2 {
+            server.write_all(OPENING).unwrap();
+        }
+        let connection = Connection::on(&context, 0, connected, http2).await.unwrap();
+        connection.ready().await.unwrap();
+        let user = spawn_local(async move {
+            bell.read_exact(&mut [0]).await.unwrap();
+            let carrier = if http2 { Carrier::Http2 } else { Carrier::Http1 };
+            let under_way = connection.begin(carrier);
+            let request = Request::get("http://localhost/").body(Sent::Left(Content::empty())).unwrap();
+            let answer = connection.send(request).await;
+            drop(under_way);
+            answer.map(drop).map_err(|mut error| error.take_message().is_some())
+        });
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        // The runtime hears of both at once, of the user's bell first: the request is handed over, then the driver sees
+        // the end.
+        ringer.write_all(b"!").unwrap();
+        if http2 {
+            server.write_all(GOAWAY).unwrap();
+        } else {
+            server.shutdown(Shutdown::Write).unwrap();
+        }
+        let came_back = timeout(Duration::from_secs(20), user).await.expect("it waits for ever").unwrap();
+        assert_eq!(came_back, Err(true), "nothing of it was sent");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_its_connection_comes_back() {
+        LocalSet::new().run_until(handed_over_at_the_end(false)).await;
+        LocalSet::new().run_until(handed_over_at_the_end(true)).await;
     }
 }
