@@ -11,7 +11,7 @@ use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{interval, timeout};
 
 use crate::now::Now;
 use crate::recorder::{Recorder, Slice, Totals};
@@ -20,6 +20,9 @@ use crate::traffic::{Connector, Context, Order, Targets, users};
 
 /// How long the connections that were let go may take to end.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// How often it is told what was counted, however long a slice is: the rate that is shown is of the last second.
+const REPORT: Duration = Duration::from_millis(200);
 
 /// Where the load goes, and whose certificates are believed.
 #[derive(Clone, Debug)]
@@ -76,12 +79,12 @@ async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> 
         end,
         orders: orders.clone(),
     });
-    let rolling = Rc::clone(&recorder);
-    let roll = spawn_local(async move {
-        let mut slices = interval(slice);
+    let reporting = Rc::clone(&recorder);
+    let reports = spawn_local(async move {
+        let mut reports = interval(slice.min(REPORT));
         loop {
-            slices.tick().await;
-            rolling.roll(Instant::now());
+            reports.tick().await;
+            reporting.report();
         }
     });
     let mut users = users(&context, &scenario, thread);
@@ -101,7 +104,7 @@ async fn generate(task: Task, thread: usize, slices: UnboundedSender<Slice>) -> 
     }
     // What was let go ends a moment later, and is counted then.
     drop(timeout(CLOSING, recorder.all_closed()).await);
-    roll.abort();
+    reports.abort();
     if panicked {
         Err("the witness itself has failed: see what it wrote to standard error".into())
     } else {

@@ -16,7 +16,7 @@ use crate::witness::{Class, Phase};
 /// witness see of a moment is not the same.
 const DYING: Duration = Duration::from_millis(50);
 
-/// How long after a SIGKILL a client may find out.
+/// How long after a SIGKILL a client may find out that reads as fast as it can.
 const FOUND_OUT: Duration = Duration::from_secs(1);
 
 /// The clock; clones show the same time.
@@ -132,16 +132,24 @@ impl Now {
 
     /// Whether an exchange was inside a process that was killed on purpose: it was under way on a connection which that
     /// process had accepted, and failed as a death of the other side looks. A refused connection, a wrong answer, a
-    /// timeout are never excused.
+    /// timeout are never excused. One that reads slowly for as long as `lasts` finds the end behind all that had been sent
+    /// before.
     #[must_use]
-    pub fn excused(&self, class: Class, connected: Option<Instant>, from: Instant, to: Instant) -> bool {
+    pub fn excused(
+        &self,
+        class: Class,
+        connected: Option<Instant>,
+        from: Instant,
+        to: Instant,
+        lasts: Duration,
+    ) -> bool {
         let death = matches!(class, Class::Reset | Class::ClosedBeforeAnswer | Class::ClosedInAnswer);
         let Some(connected) = connected.filter(|_| death) else { return false };
         self.kills().iter().any(|kill| {
             // As long as it is not known to be dead it may accept and answer.
             let dead = kill.dead.unwrap_or(to) + DYING;
             let inside = connected >= kill.accepted_from && connected <= kill.accepted_to.unwrap_or(dead);
-            inside && from <= dead && to >= kill.at && to <= dead + FOUND_OUT
+            inside && from <= dead && to >= kill.at && to <= dead + FOUND_OUT + lasts
         })
     }
 }
@@ -165,24 +173,29 @@ mod tests {
         let begun = Instant::now();
         let at = |millis| begun + Duration::from_millis(millis);
         let now = Now::new(begun);
-        assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
+        assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001), Duration::ZERO));
         // Nobody's id.
         let nobody = Pid::from_raw(i32::MAX);
         assert!(!now.kill(nobody, begun, None), "nobody was killed");
-        assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
+        assert!(!now.excused(Class::Reset, Some(at(600)), at(900), at(1001), Duration::ZERO));
         let kill = Kill { pid: nobody, at: at(1000), dead: None, accepted_from: at(500), accepted_to: None };
         now.kills().push(kill);
-        assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(5000)), "it takes long to die");
+        assert!(
+            now.excused(Class::Reset, Some(at(600)), at(900), at(5000), Duration::ZERO),
+            "it takes long to die"
+        );
         now.bury();
         assert!(now.kills()[0].dead.is_some());
         now.kills()[0].dead = Some(at(1000));
-        assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(1001)));
-        let not_its = now.excused(Class::Reset, Some(at(400)), at(900), at(1001));
-        let over_before = now.excused(Class::Reset, Some(at(600)), at(900), at(999));
-        let begun_after = now.excused(Class::Reset, Some(at(600)), at(1100), at(1101));
-        let much_later = now.excused(Class::Reset, Some(at(600)), at(900), at(2100));
-        let no_death = now.excused(Class::WrongBytes, Some(at(600)), at(900), at(1001));
-        let refused = now.excused(Class::Refused, None, at(900), at(1001));
+        assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(1001), Duration::ZERO));
+        let not_its = now.excused(Class::Reset, Some(at(400)), at(900), at(1001), Duration::ZERO);
+        let over_before = now.excused(Class::Reset, Some(at(600)), at(900), at(999), Duration::ZERO);
+        let begun_after = now.excused(Class::Reset, Some(at(600)), at(1100), at(1101), Duration::ZERO);
+        let much_later = now.excused(Class::Reset, Some(at(600)), at(900), at(2100), Duration::ZERO);
+        let no_death = now.excused(Class::WrongBytes, Some(at(600)), at(900), at(1001), Duration::ZERO);
+        let refused = now.excused(Class::Refused, None, at(900), at(1001), Duration::ZERO);
+        let lasts = Duration::from_secs(3);
+        assert!(now.excused(Class::Reset, Some(at(600)), at(900), at(3400), lasts), "it read what was sent");
         assert_eq!([not_its, over_before, begun_after, much_later, no_death, refused], [false; 6]);
     }
 }

@@ -63,7 +63,7 @@ impl Tally {
     }
 }
 
-/// What ended in one slice of time, on one thread.
+/// What ended in one slice of time, or in a part of it, on one thread.
 #[derive(Clone, Debug)]
 pub struct Slice {
     /// Which, counted from the run's begin.
@@ -76,7 +76,7 @@ pub struct Slice {
     pub disturbances: BTreeMap<Disturbance, u64>,
     /// Microseconds of those that ended ok and do not last on purpose.
     pub latency: Histogram<u64>,
-    /// Connections open at its end, by how many processes had become ready when they were made.
+    /// Connections open at its end, in the last part of it that is handed over, by how many processes had become ready when they were made.
     pub open: BTreeMap<u32, u64>,
 }
 
@@ -219,7 +219,8 @@ impl Recorder {
         } else if ended.class.is_failure() {
             *counts.slice.failed.entry(ended.class).or_default() += 1;
             let connected = ended.peer.map(|peer| peer.connected);
-            let excused = self.now.excused(ended.class, connected, ended.intended, at);
+            let lasts = self.traffic[kind].lasts;
+            let excused = self.now.excused(ended.class, connected, ended.intended, at, lasts);
             let mended = ended.second == Some(Class::Ok);
             tally.excused += u64::from(excused);
             tally.mended_by_retry += u64::from(mended);
@@ -297,9 +298,21 @@ impl Recorder {
         }
     }
 
-    /// Hands over the slices that are over at `at`. Whoever counts does it; a thread that has nothing to count must do
-    /// it now and then, so that the main thread hears of it.
-    pub fn roll(&self, at: Instant) {
+    /// Hands over what has been counted since the last time: for who watches, whom a slice may be too long for.
+    pub fn report(&self) {
+        self.roll(Instant::now());
+        let counts = &mut *self.counts.borrow_mut();
+        let index = counts.slice.index;
+        let Slice { ok, failed, disturbances, .. } = &counts.slice;
+        if !(ok.is_empty() && failed.is_empty() && disturbances.is_empty()) {
+            let part = std::mem::replace(&mut counts.slice, Slice::new(index));
+            // Nobody listens: the run is over.
+            drop(self.slices.send(part));
+        }
+    }
+
+    /// Hands over the slice that is over at `at`, with the connections that were open at its end.
+    fn roll(&self, at: Instant) {
         let index = self.now.slice(at, self.slice_length);
         let counts = &mut *self.counts.borrow_mut();
         if counts.slice.index < index {

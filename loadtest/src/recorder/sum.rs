@@ -19,7 +19,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// A slice of a thread. Slices in which a thread counted nothing do not come.
+    /// A slice of a thread, or a part of one. Slices in which a thread counted nothing do not come.
     pub fn slice(&mut self, slice: Slice) {
         let Some(sum) = self.slices.get_mut(&slice.index) else {
             self.slices.insert(slice.index, slice);
@@ -260,5 +260,49 @@ mod tests {
         assert_eq!(slices.rows[1].open, slices.rows[0].open);
         assert_eq!(slices.rows[2].open[&0], 1);
         assert_eq!(sum.failures().len(), 2);
+    }
+    /// The line that shows how it goes said `0.00/s` in the middle of all slices that are longer than the second over
+    /// which it measures.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_counted_is_told_before_its_slice_is_over() {
+        let scenario = Scenario::parse("warm_up = \"0s\"\n[[traffic]]\nkind = \"http1\"").unwrap();
+        let now = Now::new(Instant::now());
+        let (sender, mut slices) = mpsc::unbounded_channel();
+        let length = Duration::from_secs(12);
+        let recorder = Recorder::new(now.clone(), &scenario, length, sender);
+        let mut sum = Sum::default();
+        recorder.connected(0);
+        for done in 1..=3 {
+            recorder.ended(0, ok(&now, Instant::now()));
+            recorder.report();
+            sum.slice(slices.try_recv().unwrap());
+            assert_eq!(sum.so_far().ok, done);
+            recorder.report();
+            assert!(slices.try_recv().is_err(), "nothing is told twice");
+        }
+        tokio::time::advance(length).await;
+        recorder.report();
+        drop(recorder.finish());
+        while let Ok(slice) = slices.try_recv() {
+            sum.slice(slice);
+        }
+        let rows = sum.slices(length).rows;
+        assert_eq!(rows[0].ok.values().sum::<u64>(), 3);
+        assert_eq!(rows[0].open.values().sum::<u64>(), 1, "what is open counts once for a slice");
+    }
+
+    fn ok(now: &Now, intended: Instant) -> Ended {
+        Ended {
+            unit: Unit::Request,
+            class: Class::Ok,
+            intended,
+            before: now.moment(),
+            peer: None,
+            bytes_seen: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            second: None,
+            detail: String::new(),
+        }
     }
 }
