@@ -251,10 +251,12 @@ impl<'a> Disturber<'a> {
         let good = matches!(outcome.verdict, Verdict::Good | Verdict::Unknown);
         under_way.deed.told = outcome.verdict != Verdict::Unknown;
         let mut details = vec![words.to_owned(), outcome.detail];
-        let mut as_expected = judge(under_way.deed.deed, outcome.verdict, subject, &mut details).await;
         if good {
             under_way.committed(at, &self.now);
             self.enter(Phase::Draining);
+        }
+        let mut as_expected = judge(under_way.deed.deed, outcome.verdict, subject, &mut details).await;
+        if good {
             self.kill_in_the_drain(&mut under_way, &old).await;
         }
         if matches!(under_way.deed.deed, DeedKind::KillNew | DeedKind::KillOld) {

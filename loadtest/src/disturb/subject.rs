@@ -1,5 +1,7 @@
 //! Whom it is done to: a proxy that was started here, or another, of which less is known.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ const RECOVERY: Duration = Duration::from_secs(10);
 
 /// How long it may take to connect on this host.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long the old process may take to let a listener go that is no longer configured.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// How often it is asked.
 const TICK: Duration = Duration::from_millis(20);
@@ -170,14 +175,31 @@ impl Changes {
     }
 }
 
-/// Whether the third listener is there if it should be, and not if it should not: what is wrong, in words.
+/// Whether the third listener is there if it should be, and not if it should not: what is wrong, in words. The old process
+/// lets its listener go once it knows that the new one is the owner, and first accepts what waits there: for so long
+/// it may still be there.
 pub(super) async fn extra_is_as_configured(exuvia: &Exuvia) -> Result<(), String> {
-    let connected = timeout(CONNECT, TcpStream::connect(exuvia.extra_address())).await;
-    let answers = matches!(connected, Ok(Ok(_)));
-    match (exuvia.shape().extra, answers) {
-        (true, false) => Err("the listener that was added does not listen".into()),
-        (false, true) => Err("the listener that was removed listens".into()),
-        _ => Ok(()),
+    let address = exuvia.extra_address();
+    if exuvia.shape().extra {
+        return match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err("the listener that was added does not listen".into()),
+        };
+    }
+    if timeout(LET_GO, refused(address)).await.is_err() {
+        return Err(format!("the listener that was removed still listens {} s later", LET_GO.as_secs()));
+    }
+    Ok(())
+}
+
+/// Waits until a connection is refused.
+async fn refused(address: SocketAddr) {
+    loop {
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return,
+            // Not yet, or nobody answers: an old process that lets go drops what comes.
+            _ => sleep(TICK).await,
+        }
     }
 }
 
