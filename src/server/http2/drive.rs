@@ -30,9 +30,22 @@ pub(super) enum Ended {
 enum Stage {
     Open,
     /// The client was told, at this time, to open no more streams.
-    Parting(Instant),
+    Parting(Instant, Round),
     /// The last GOAWAY is on its way, until this time.
     Leaving(End, Instant),
+}
+
+/// How far a client that was told to open no more streams has acknowledged that. It takes two round trips before a last
+/// stream is named: a client may answer a PING before it sends what it had begun to send (h2 and Chromium do), so
+/// behind the first answer there may be requests that it sent before it knew.
+#[derive(Clone, Copy, Debug)]
+enum Round {
+    /// The GOAWAY waits for a PING of ours that is under way.
+    Waiting,
+    /// The GOAWAY and a PING behind it are on their way.
+    First,
+    /// So are the same once more; what h2 does when that is acknowledged is to name the last stream.
+    Second,
 }
 
 /// How long a new connection is not told to go. Its client has made it for requests that are about to come: browsers
@@ -115,7 +128,9 @@ impl<'c> Driver<'c> {
                 self.ended = true;
                 return Poll::Ready(Ended::Over(end));
             }
-            self.look(cx);
+            if self.look(cx) {
+                continue;
+            }
             let flood = self.link.meter.borrow().flood();
             if let Some(flood) = flood
                 && !matches!(self.stage, Stage::Leaving(..))
@@ -149,7 +164,7 @@ impl<'c> Driver<'c> {
             };
             let asked_by = match self.stage {
                 Stage::Leaving(end, _) => Some(end),
-                Stage::Parting(_) if !self.link.peer_closed.get() => Some(End::Closed),
+                Stage::Parting(..) if !self.link.peer_closed.get() => Some(End::Closed),
                 _ => None,
             };
             return Poll::Ready(asked_by.unwrap_or_else(|| {
@@ -161,18 +176,20 @@ impl<'c> Driver<'c> {
         }
     }
 
-    /// Notes whether streams are open, and whether the client lives.
-    fn look(&mut self, cx: &mut Context<'_>) {
+    /// Notes whether streams are open, and whether the client lives. True: there is more to send.
+    fn look(&mut self, cx: &mut Context<'_>) -> bool {
         while let Poll::Ready(Some(done)) = self.streams.poll_join_next(cx) {
             if let Err(error) = done {
                 tracing::error!(%error, "a stream's task ended in disorder");
             }
         }
+        let mut is_more = false;
         if let Some(pings) = &mut self.pings
             && self.pinged
             && pings.poll_pong(cx).is_ready()
         {
             self.pinged = false;
+            is_more = self.next_round();
         }
         let active = self.connection.has_streams() || !self.streams.is_empty();
         if active != self.active {
@@ -181,6 +198,7 @@ impl<'c> Driver<'c> {
             self.late_until = None;
             self.guard.set_active(active);
         }
+        is_more
     }
 
     /// When the client is told of a drain.
@@ -204,8 +222,8 @@ impl<'c> Driver<'c> {
                 self.debt().into_iter().chain([idle]).min_by_key(|(at, _)| *at)
             }
             // The streams have clocks of their own, and the process has its deadline.
-            Stage::Parting(_) if self.active => None,
-            Stage::Parting(told) => {
+            Stage::Parting(..) if self.active => None,
+            Stage::Parting(told, _) => {
                 let grace = self.guard.drain().map(|drain| drain.idle_until - drain.since);
                 let patience = grace.map_or(http2.ack_timeout, |grace| grace.min(http2.ack_timeout));
                 Some((self.late_until.unwrap_or(told + patience), Due::Parted))
@@ -255,22 +273,51 @@ impl<'c> Driver<'c> {
     }
 
     fn ping(&mut self) {
-        if let Stage::Open = self.stage
-            && let Some(pings) = &mut self.pings
-            && !self.pinged
-        {
-            self.pinged = pings.send_ping(Ping::opaque()).is_ok();
+        if let Stage::Open = self.stage {
+            self.send_ping();
         }
         // Its clock begins again, be it that nothing could be sent.
         self.link.last_read.set(Instant::now());
     }
 
+    /// Sends a PING, unless one is under way. Whether it did.
+    fn send_ping(&mut self) -> bool {
+        let Some(pings) = &mut self.pings else { return false };
+        let sent = !self.pinged && pings.send_ping(Ping::opaque()).is_ok();
+        self.pinged |= sent;
+        sent
+    }
+
     /// Tells the client to open no more streams; those that are on their way are served.
     fn part(&mut self) {
         if let Stage::Open = self.stage {
-            self.connection.graceful_shutdown();
-            self.stage = Stage::Parting(Instant::now());
+            self.stage = Stage::Parting(Instant::now(), Round::Waiting);
+            if !self.pinged {
+                self.next_round();
+            }
         }
+    }
+
+    /// No PING is under way: sends what the client is to acknowledge next. Whether there was something.
+    fn next_round(&mut self) -> bool {
+        let Stage::Parting(told, round) = self.stage else { return false };
+        let next = match round {
+            Round::Waiting => {
+                self.link.announce();
+                match self.send_ping() {
+                    true => Round::First,
+                    // The connection ends by itself.
+                    false => return false,
+                }
+            }
+            Round::First => {
+                self.connection.graceful_shutdown();
+                Round::Second
+            }
+            Round::Second => return false,
+        };
+        self.stage = Stage::Parting(told, next);
+        true
     }
 
     fn leave(&mut self, reason: Reason, end: End) {

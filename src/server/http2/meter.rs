@@ -80,6 +80,11 @@ impl Meter {
         self.outbound = follower;
     }
 
+    /// At least so many bytes of a frame that has begun to go to the client are still to go; 0 between two frames.
+    pub(super) fn unsent(&self) -> usize {
+        self.outbound.left()
+    }
+
     /// A stream has ended in order.
     pub(super) fn finished(&mut self) {
         self.resets.give(1);
@@ -215,6 +220,14 @@ impl Follower {
             self.skip = if frame.code.is_some() { frame.length - 4 } else { frame.length };
             self.have = 0;
             on(frame);
+        }
+    }
+
+    /// At least so many bytes of a frame that has begun are to come.
+    fn left(&self) -> usize {
+        match self.have {
+            0 => usize::try_from(self.skip).unwrap_or(usize::MAX),
+            have => self.wanted() - have,
         }
     }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -26,7 +26,12 @@ pub(super) struct Link {
     pub(super) begun: Cell<bool>,
     /// Whether the client has closed its side, or the connection is lost.
     pub(super) peer_closed: Cell<bool>,
+    /// What is left of our own words, which go before the next frame of h2's.
+    announced: Cell<&'static [u8]>,
 }
+
+/// GOAWAY, of no stream that is not served: the client is to open no more (RFC 9113, section 6.8).
+const ANNOUNCEMENT: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 impl Link {
     pub(super) fn new(stream: Downstream, limits: Limits) -> Rc<Self> {
@@ -38,12 +43,41 @@ impl Link {
             blocked_since: Cell::new(None),
             begun: Cell::new(false),
             peer_closed: Cell::new(false),
+            announced: Cell::new(&[]),
         })
     }
 
     /// Whether anything has arrived that h2 has not read.
     pub(super) fn has_unread(&self) -> bool {
         self.stream.borrow().as_ref().is_some_and(|stream| stream.has_unread().unwrap_or(false))
+    }
+
+    /// Tells the client to open no more streams, before the next frame that h2 sends. h2 itself can say that only
+    /// together with its last word.
+    pub(super) fn announce(&self) {
+        self.announced.set(ANNOUNCEMENT);
+    }
+
+    /// Sends our own words, if it is their turn. Ready with how much may follow of what h2 has for the client: no more
+    /// than the rest of a frame that has begun, if they are to go behind that.
+    fn poll_announced(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let left = self.announced.get();
+            let begun = left.len() < ANNOUNCEMENT.len();
+            let of_frame = self.meter.borrow().unsent();
+            if left.is_empty() {
+                return Poll::Ready(Ok(usize::MAX));
+            }
+            if !begun && of_frame > 0 {
+                return Poll::Ready(Ok(of_frame));
+            }
+            let written = self.with(|stream| stream.poll_write(cx, left));
+            self.note_write(&written, &[IoSlice::new(left)]);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.announced.set(left.get(n..).unwrap_or_default()),
+            }
+        }
     }
 
     fn with<T>(&self, act: impl FnOnce(Pin<&mut Downstream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -103,6 +137,8 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let most = ready!(self.0.poll_announced(cx))?;
+        let buf = &buf[..buf.len().min(most)];
         let written = self.0.with(|stream| stream.poll_write(cx, buf));
         self.0.note_write(&written, &[IoSlice::new(buf)]);
         written
@@ -113,6 +149,10 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.0.announced.get().is_empty() {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |buf| buf));
+        }
         let written = self.0.with(|stream| stream.poll_write_vectored(cx, bufs));
         self.0.note_write(&written, bufs);
         written
