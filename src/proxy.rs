@@ -12,7 +12,9 @@
 mod body;
 mod error;
 mod forward;
+mod grpc;
 mod headers;
+mod identity;
 mod interim;
 mod metrics;
 mod proxy_header;
@@ -21,8 +23,9 @@ mod turns;
 mod upstream;
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
@@ -33,7 +36,10 @@ use tokio::time::Instant;
 pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};
 pub use error::{BodyError, Cause, Error, Fault, TlsFailure};
+pub(crate) use error::{refusal, told};
 pub(crate) use headers::end_hop;
+pub use identity::{ClientIdentity, RequestId, RequestIdentity};
+pub(crate) use identity::{log_client, log_request};
 pub use metrics::{Columns, FAMILIES, Metrics, WORK};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
@@ -43,6 +49,7 @@ pub use upstream::{ConnectionConfig, Protocol, ServerAddr, TlsConfig};
 
 use body::Upload;
 use headers::Forwarded;
+use identity::Ids;
 use interim::Inbox;
 use turns::Turns;
 use upstream::{Server, Windows};
@@ -65,6 +72,12 @@ pub struct Config {
     pub upgrades: Vec<String>,
     /// Whether `CONNECT` is passed on.
     pub connect: bool,
+    /// Whether servers get each request's id, as `X-Request-Id`.
+    pub request_id: bool,
+    /// Whether a client is told what is the matter with the servers. It names them, so it is for development.
+    pub detailed_errors: bool,
+    /// Whether a line of the log that names a request has its query, too.
+    pub logs_query: bool,
 }
 
 impl Config {
@@ -80,6 +93,10 @@ pub struct Proxy {
     stall_timeout: Duration,
     rules: Rules,
     tells_ends: bool,
+    sends_id: bool,
+    detailed_errors: bool,
+    logs_query: bool,
+    ids: Rc<Ids>,
     metrics: Rc<Metrics>,
 }
 
@@ -96,22 +113,28 @@ impl Proxy {
             response_timeout: config.response_timeout,
             stall_timeout: config.stall_timeout,
             tells_ends: config.connections.proxy_protocol.is_some(),
+            sends_id: config.request_id,
+            detailed_errors: config.detailed_errors,
+            logs_query: config.logs_query,
+            ids: Rc::default(),
             metrics,
             rules: Rules { upgrades: config.upgrades.clone().into(), connect: config.connect },
         })
     }
 
-    /// A client that has connected from `ip` (`None`: over a Unix socket), by `scheme`. `ends` is needed where
-    /// [`Proxy::tells_ends`].
+    /// A client that has connected from `address` (`None`: over a Unix socket) to this `listener`, by `scheme`. `ends`
+    /// is needed where [`Proxy::tells_ends`].
     pub fn client(
         self: &Rc<Self>,
-        ip: Option<IpAddr>,
+        address: Option<SocketAddr>,
+        listener: &Arc<str>,
         scheme: &'static str,
         certificate: ClientCertificate,
         ends: Option<Ends>,
     ) -> Client {
-        let forwarded = Rc::new(Forwarded::new(ip, scheme, certificate));
-        Client { proxy: self.clone(), forwarded, ends }
+        let forwarded = Rc::new(Forwarded::new(address.map(|address| address.ip()), scheme, certificate));
+        let identity = ClientIdentity::new(address, listener.clone(), self.ids.clone(), self.logs_query);
+        Client { proxy: self.clone(), forwarded, identity, ends }
     }
 
     /// Requests that end from now on do so because this process cuts them.
@@ -150,6 +173,7 @@ pub enum ClientCertificate {
 pub struct Client {
     proxy: Rc<Proxy>,
     forwarded: Rc<Forwarded>,
+    identity: Rc<ClientIdentity>,
     ends: Option<Ends>,
 }
 
@@ -157,11 +181,17 @@ impl Client {
     /// Makes room for one request at a time. HTTP/1 has one for the whole connection, HTTP/2 one for each stream.
     pub fn exchange(&self) -> Exchange {
         Exchange {
+            identity: RequestIdentity::new(self.identity.clone()),
             client: self.clone(),
             upload: Rc::new(Upload::new(self.proxy.metrics.clone())),
             timer: Rc::default(),
             inbox: Inbox::default(),
         }
+    }
+
+    /// Who it is, for the log.
+    pub(crate) fn identity(&self) -> &ClientIdentity {
+        &self.identity
     }
 }
 
@@ -169,6 +199,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Exchange {
     client: Client,
+    identity: Rc<RequestIdentity>,
     upload: Rc<Upload>,
     timer: Rc<RefCell<Timer>>,
     inbox: Inbox,
@@ -188,8 +219,9 @@ impl Exchange {
     /// given what the upstream says before that (RFC 9110, section 15.2), in order. The next request must not
     /// come before this answer has been read or dropped.
     pub async fn answer(&self, request: Request<ClientBody>, interim: &dyn Interim) -> Answer {
-        let metrics = &self.client.proxy.metrics;
-        let mut flight = metrics.begin(request.version(), request.method());
+        let Proxy { metrics, detailed_errors, .. } = &*self.client.proxy;
+        self.identity.begin(&request);
+        let mut flight = metrics.begin(request.version(), request.method(), &self.identity);
         let is_head = request.method() == Method::HEAD;
         let answer = match self.prepare(request) {
             Ok((request, wish)) => self.forward(request, wish, interim).await,
@@ -198,9 +230,9 @@ impl Exchange {
         let mut answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                error.log();
+                error.log(&self.identity);
                 metrics.error(error.label());
-                let mut response = error.response();
+                let mut response = error.response(&self.identity, *detailed_errors);
                 if self.upload.shut() {
                     self.upload.end_shut();
                     forward::close(response.headers_mut());
@@ -214,9 +246,14 @@ impl Exchange {
                 let bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
                 response.body_mut().answer(flight, status, bodiless);
             }
-            Answer::Tunnel(head, _) => flight.answered(head.status()),
+            Answer::Tunnel(head, _) => flight.became_tunnel(head.status()),
         }
         answer
+    }
+
+    /// Which request this is, or was last.
+    pub(crate) fn identity(&self) -> &Rc<RequestIdentity> {
+        &self.identity
     }
 
     /// Whether a request body is still on its way. An upstream may answer before it has all of it.

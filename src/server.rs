@@ -28,14 +28,14 @@ pub mod strict;
 mod tunnel;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
 use tokio::time::Instant;
 
-use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy};
+use crate::proxy::{self, MIN_BUFFER_BYTES, Proxy, log_client};
 use crate::restart::{Accepted, End, Guard, Kind, Kinds};
 use crate::timer::Timer;
 use connection::{Outcome, drive};
@@ -166,7 +166,7 @@ impl Server {
     /// An error is an end, too: one before any protocol was spoken.
     async fn serve_to_end(&self, accepted: Accepted, guard: &Guard) -> Result<End, End> {
         let Accepted { listener, stream, peer } = accepted;
-        let (name, listener) = (&*listener, self.listener(&listener));
+        let (name, listener) = (&listener, self.listener(&listener));
         let deadline = Instant::now() + self.config.handshake_timeout;
         let (stream, speaker) =
             self.greet(Downstream::plain(stream), peer, name, listener, guard, deadline).await?;
@@ -176,7 +176,7 @@ impl Server {
             Speaker::Peer => (peer, if self.proxy.tells_ends() { stream.ends(peer) } else { None }),
             Speaker::Client(ends) => (ends.map(|ends| ends.client), ends),
         };
-        let client = self.proxy.client(peer.map(|peer: SocketAddr| peer.ip()), scheme, certificate, ends);
+        let client = self.proxy.client(peer, name, scheme, certificate, ends);
         Ok(match protocol {
             Protocol::Http1 => {
                 let may_be_http2 = listener.http2 && !is_settled;
@@ -214,6 +214,7 @@ impl Server {
                 Outcome::Closed { stream, end } => {
                     if end == End::ProtocolError {
                         self.metrics.refused(Refused::Malformed);
+                        refused(client, "malformed", &"it is malformed");
                     }
                     return self.close(stream, end).await;
                 }
@@ -223,7 +224,8 @@ impl Server {
                 }
                 Outcome::Refused { stream, refusal } => {
                     self.metrics.refused_by_rule(refusal);
-                    let answer = refusal.answer();
+                    let id = refused(client, refusal.label(), &refusal);
+                    let answer = refusal.answer(id);
                     return self.close_with(stream, answer.as_bytes(), End::ProtocolError).await;
                 }
                 Outcome::Http2 { stream } => {
@@ -231,11 +233,14 @@ impl Server {
                 }
                 Outcome::Tunnel { stream, upstream } => {
                     // It is larger than all the rest, and few connections become one.
-                    return Box::pin(self.serve_tunnel(stream, *upstream, guard, timer)).await;
+                    let request = exchange.identity();
+                    return Box::pin(self.serve_tunnel(stream, *upstream, request, guard, timer)).await;
                 }
                 Outcome::TooSlow { stream } => {
                     self.metrics.refused(Refused::TooSlow);
-                    return self.close_with(stream, close::REQUEST_TIMEOUT, End::TimedOut).await;
+                    let id = refused(client, "too_slow", &"it did not come in time");
+                    let answer = close::request_timeout(id);
+                    return self.close_with(stream, answer.as_bytes(), End::TimedOut).await;
                 }
                 Outcome::Cut { stream, end, reset } => {
                     if end == End::ProtocolError {
@@ -254,6 +259,14 @@ impl Server {
     fn listener(&self, name: &str) -> &ListenerConfig {
         self.config.listeners.get(name).unwrap_or(&self.default_listener)
     }
+}
+
+/// Notes that what came in place of a request was refused, and returns the id by which the client is told.
+fn refused(client: &proxy::Client, label: &str, why: &dyn Display) -> proxy::RequestId {
+    let client = client.identity();
+    let id = client.next_id();
+    log_client!(debug, client, %id, label, "a request was refused: {why}");
+    id
 }
 
 #[cfg(test)]

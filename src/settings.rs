@@ -45,6 +45,8 @@ use problem::Problems;
 pub struct Settings {
     /// How many worker threads serve, 1 to 1024; `"auto"` is already resolved to one per CPU.
     pub workers: usize,
+    /// Whether an answer of this proxy's own tells a client what is the matter with the servers.
+    pub detailed_errors: bool,
     /// What to listen on, ordered by name: 1 to 64 listeners, no two on the same address.
     pub listeners: Vec<ListenerSettings>,
     /// The certificates that listeners and upstreams name, ordered by name: at most 1024.
@@ -109,6 +111,8 @@ pub struct UpstreamSettings {
     pub upgrades: Vec<String>,
     /// Whether `CONNECT` is passed on.
     pub connect: bool,
+    /// Whether they are told each request's id.
+    pub request_id: bool,
     /// From the start of a connection attempt to its success; above zero.
     pub connect_timeout: Duration,
     /// From the end of a request to the last line of the response's head; above zero.
@@ -219,6 +223,8 @@ pub struct LogSettings {
     pub level: String,
     /// How a line is written.
     pub format: LogFormat,
+    /// Whether a line that names a request has its query, too.
+    pub query: bool,
 }
 
 /// How a log line is written.

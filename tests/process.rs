@@ -17,6 +17,8 @@ mod upstream;
 
 #[path = "process/admin.rs"]
 mod admin;
+#[path = "process/answers.rs"]
+mod answers;
 #[path = "process/bad_binary.rs"]
 mod bad_binary;
 #[path = "process/bad_luck.rs"]

@@ -125,6 +125,10 @@ impl Made<'_> {
                 upgrades: upstream.upgrades.clone(),
                 connect: upstream.connect,
                 stall_timeout: proxy::Config::STALL_TIMEOUT,
+                request_id: upstream.request_id,
+                // What the demonstration says, only the one who tries it reads.
+                detailed_errors: self.settings.detailed_errors || self.demo.is_some(),
+                logs_query: self.settings.log.query,
             },
             max_connections: limits.connections_per_worker,
         }

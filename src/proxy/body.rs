@@ -103,7 +103,7 @@ impl http_body::Body for Body {
                 // Nothing comes behind them, and nobody asks.
                 Some(Ok(frame)) if frame.is_trailers() => flight.answered(*status),
                 Some(Ok(frame)) => flight.send(frame.data_ref().map_or(0, Bytes::len)),
-                Some(Err(_)) => flight.break_off(),
+                Some(Err(error)) => flight.break_off(error),
                 None => flight.answered(*status),
             }
         }

@@ -6,15 +6,18 @@ use std::io;
 use bytes::Bytes;
 use h2::Reason;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
 mod tls;
 
 use super::body::Body;
+use super::grpc::{self, Code};
+use super::identity::{RequestId, RequestIdentity, X_REQUEST_ID, log_request};
 use super::upstream::ServerAddr;
 pub use tls::TlsFailure;
 
-/// Why a request was not answered by its upstream. `Display` is what the client reads.
+/// Why a request was not answered by its upstream. `Display` is for the log, and for a client that may read it:
+/// [`Error::words`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -119,33 +122,57 @@ impl Error {
         "other",
     ];
 
-    /// The table: each error's status, its label in metrics, and whose fault it is.
-    fn row(&self) -> (StatusCode, &'static str, Fault) {
+    /// The table: each error's status, its label in metrics, whose fault it is, and what a call of gRPC gets.
+    fn row(&self) -> (StatusCode, &'static str, Fault, Code) {
         use Fault::{Client, Upstream};
+        let by_status = |status, label, fault| (status, label, fault, Code::of(status));
         match self {
-            Error::MissingHost => (StatusCode::BAD_REQUEST, "host_missing", Client),
-            Error::RepeatedHost => (StatusCode::BAD_REQUEST, "host_repeated", Client),
-            Error::InvalidHost => (StatusCode::BAD_REQUEST, "host_invalid", Client),
-            Error::HostMismatch => (StatusCode::BAD_REQUEST, "host_mismatch", Client),
-            Error::ContentLength => (StatusCode::BAD_REQUEST, "content_length", Client),
-            Error::Target => (StatusCode::BAD_REQUEST, "target_invalid", Client),
-            Error::TransferCoding => (StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
-            Error::Connect => (StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
-            Error::ConnectTarget => (StatusCode::BAD_REQUEST, "connect_target", Client),
-            Error::RequestBody(_) => (StatusCode::BAD_REQUEST, "request_body", Client),
-            Error::Unreachable(..) => (StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
-            Error::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream),
-            Error::Tls(_, TlsFailure::Certificate(..)) => {
-                (StatusCode::BAD_GATEWAY, "upstream_certificate", Upstream)
+            Error::MissingHost => by_status(StatusCode::BAD_REQUEST, "host_missing", Client),
+            Error::RepeatedHost => by_status(StatusCode::BAD_REQUEST, "host_repeated", Client),
+            Error::InvalidHost => by_status(StatusCode::BAD_REQUEST, "host_invalid", Client),
+            Error::HostMismatch => by_status(StatusCode::BAD_REQUEST, "host_mismatch", Client),
+            Error::ContentLength => by_status(StatusCode::BAD_REQUEST, "content_length", Client),
+            Error::Target => by_status(StatusCode::BAD_REQUEST, "target_invalid", Client),
+            Error::TransferCoding => by_status(StatusCode::NOT_IMPLEMENTED, "transfer_coding", Client),
+            Error::Connect => by_status(StatusCode::METHOD_NOT_ALLOWED, "connect", Client),
+            Error::ConnectTarget => by_status(StatusCode::BAD_REQUEST, "connect_target", Client),
+            Error::RequestBody(_) => by_status(StatusCode::BAD_REQUEST, "request_body", Client),
+            Error::Unreachable(..) => by_status(StatusCode::BAD_GATEWAY, "upstream_unreachable", Upstream),
+            // Unavailable to gRPC, too: the call was never sent, so it can be tried again.
+            Error::ConnectTimeout(_) => {
+                by_status(StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", Upstream)
             }
-            Error::Tls(..) => (StatusCode::BAD_GATEWAY, "upstream_tls", Upstream),
-            Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_full", Upstream),
-            Error::Refused(..) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", Upstream),
-            Error::Reset(..) => (StatusCode::BAD_GATEWAY, "upstream_reset", Upstream),
-            Error::Silent(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_silent", Upstream),
-            Error::ClosedEarly(..) => (StatusCode::BAD_GATEWAY, "upstream_closed_early", Upstream),
-            Error::Malformed(..) => (StatusCode::BAD_GATEWAY, "upstream_malformed", Upstream),
-            Error::NoServer => (StatusCode::BAD_GATEWAY, "upstream_none", Upstream),
+            Error::Tls(_, TlsFailure::Certificate(..)) => {
+                by_status(StatusCode::BAD_GATEWAY, "upstream_certificate", Upstream)
+            }
+            Error::Tls(..) => by_status(StatusCode::BAD_GATEWAY, "upstream_tls", Upstream),
+            Error::Full(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "upstream_full", Upstream, Code::ResourceExhausted)
+            }
+            Error::Refused(..) => by_status(StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", Upstream),
+            Error::Reset(..) => by_status(StatusCode::BAD_GATEWAY, "upstream_reset", Upstream),
+            Error::Silent(_) => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_silent", Upstream, Code::DeadlineExceeded)
+            }
+            Error::ClosedEarly(..) => by_status(StatusCode::BAD_GATEWAY, "upstream_closed_early", Upstream),
+            Error::Malformed(..) => by_status(StatusCode::BAD_GATEWAY, "upstream_malformed", Upstream),
+            Error::NoServer => by_status(StatusCode::BAD_GATEWAY, "upstream_none", Upstream),
+        }
+    }
+
+    /// The server that it is about.
+    fn server(&self) -> Option<&ServerAddr> {
+        match self {
+            Error::Unreachable(server, _)
+            | Error::ConnectTimeout(server)
+            | Error::Tls(server, _)
+            | Error::Full(server)
+            | Error::Refused(server, _)
+            | Error::Reset(server, _)
+            | Error::Silent(server)
+            | Error::ClosedEarly(server, _)
+            | Error::Malformed(server, _) => Some(server),
+            _ => None,
         }
     }
 
@@ -200,24 +227,34 @@ impl Error {
     }
 
     /// Writes the log line.
-    pub(super) fn log(&self) {
-        let (status, label, fault) = self.row();
+    pub(super) fn log(&self, request: &RequestIdentity) {
+        let (status, label, fault, _) = self.row();
+        let status = status.as_u16();
         let cause = std::error::Error::source(self).map(ToString::to_string);
+        let server = self.server().map(tracing::field::display);
         match fault {
-            Fault::Client => tracing::debug!(status = status.as_u16(), label, cause, "{self}"),
-            Fault::Upstream => tracing::warn!(status = status.as_u16(), label, cause, "{self}"),
+            Fault::Client => log_request!(debug, request, status, label, cause, "{self}"),
+            Fault::Upstream => log_request!(warn, request, status, label, server, cause, "{self}"),
+        }
+    }
+
+    /// What the client is told of it. What is wrong with its own request it may know; what there is behind this
+    /// proxy, and what is the matter with it, only where the settings are `detailed`.
+    fn words(&self, detailed: bool) -> String {
+        let (status, _, fault, _) = self.row();
+        let reason = status.canonical_reason().unwrap_or("Error");
+        match fault {
+            Fault::Upstream if !detailed => format!("{} {reason}", status.as_u16()),
+            Fault::Client | Fault::Upstream => format!("{} {reason}: {self}", status.as_u16()),
         }
     }
 
     /// The answer that says it.
-    pub(super) fn response(&self) -> Response<Body> {
-        let status = self.status();
-        let reason = status.canonical_reason().unwrap_or("Error");
-        let text = format!("{} {reason}: {self}\n", status.as_u16());
-        let mut response = Response::new(Body::full(Bytes::from(text)));
-        *response.status_mut() = status;
+    pub(super) fn response(&self, request: &RequestIdentity, detailed: bool) -> Response<Body> {
+        let (status, _, _, code) = self.row();
+        let words = self.words(detailed);
+        let mut response = own_answer(status, code, request.id(), request.grpc(), &words);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Error::Connect = self {
             // RFC 9110, section 15.5.6 asks for it; which methods a resource has, its upstream knows.
             headers.insert(
@@ -230,6 +267,45 @@ impl Error {
         }
         response
     }
+}
+
+/// An answer of this proxy's own to what came in place of a request, such as one that is too long.
+pub(crate) fn refusal<B>(status: StatusCode, id: RequestId, request: &Request<B>) -> Response<()> {
+    let grpc = grpc::content_type(request.method(), request.headers());
+    // Only gRPC has a place for them: there is no body.
+    let words = match grpc {
+        Some(_) => format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("Error")),
+        None => String::new(),
+    };
+    own_answer(status, Code::of(status), id, grpc, &words).map(drop)
+}
+
+/// What the client reads that is told of `words` and the id of its request.
+pub(crate) fn told(words: &str, id: RequestId) -> String {
+    format!("{words}\nrequest {id}\n")
+}
+
+fn own_answer(
+    status: StatusCode,
+    code: Code,
+    id: RequestId,
+    grpc: Option<HeaderValue>,
+    words: &str,
+) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    if let Some(content_type) = grpc {
+        let message = format!("{words} (request {id})");
+        grpc::say(response.headers_mut(), content_type, code, &message);
+    } else {
+        *response.status_mut() = status;
+        if !words.is_empty() {
+            *response.body_mut() = Body::full(Bytes::from(told(words, id)));
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, text);
+        }
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id.to_value());
+    response
 }
 
 /// Why an answer that had begun was broken off. The client learns of it by a connection that ends too soon.

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::body::{Body, FromServer, RequestBody, Silence};
 use super::error::{Error, TlsFailure};
 use super::headers::Asked;
+use super::identity::{X_REQUEST_ID, log_request};
 use super::tunnel::{self, Wish};
 use super::upstream::{Lease, Retry, ServerAddr, http1};
 use super::{Answer, ClientBody, Exchange, Interim, headers};
@@ -50,6 +51,9 @@ impl Exchange {
             self.upload.hold();
         }
         let Asked { wish, expects } = prepared?;
+        if self.client.proxy.sends_id {
+            request.headers_mut().insert(X_REQUEST_ID, self.identity.id().to_value());
+        }
         if !is_1_0 {
             // Older clients do not know of more than one answer.
             self.inbox.begin();
@@ -182,7 +186,7 @@ impl Exchange {
                         server.metrics().retry(Retry::Unsent);
                     }
                     Sent::Lost(again, error) => {
-                        tracing::debug!(%error, "a request is sent again on a new connection");
+                        log_request!(debug, self.identity, %error, "a request is sent again on a new connection");
                         server.metrics().retry(Retry::Lost);
                         (request, may_be_kept) = (self.replay(*again), false);
                     }
@@ -192,7 +196,7 @@ impl Exchange {
                         }
                         retries += 1;
                         server.metrics().retry(Retry::Refused);
-                        tracing::debug!(%error, retries, "a request is sent again");
+                        log_request!(debug, self.identity, %error, retries, "a request is sent again");
                         request = *refused;
                     }
                 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::error::{BodyError, Error};
+use super::identity::{RequestIdentity, log_request};
 use super::upstream;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
 use crate::restart::{Histogram, Milestone, Plan, Shard, Slot, Work};
@@ -248,13 +249,20 @@ impl Metrics {
     }
 
     /// Begins a request.
-    pub(super) fn begin(self: &Rc<Self>, version: Version, method: &Method) -> Flight {
+    pub(super) fn begin(
+        self: &Rc<Self>,
+        version: Version,
+        method: &Method,
+        identity: &Rc<RequestIdentity>,
+    ) -> Flight {
         let protocol = usize::from(version == Version::HTTP_2);
         let method = METHODS.iter().position(|known| known == method).unwrap_or(METHODS.len());
         self.shard.add(self.columns.protocols[protocol].began, 1);
         let (metrics, since) = (self.clone(), Instant::now());
         Flight {
             metrics,
+            identity: identity.clone(),
+            is_tunnel: false,
             protocol,
             method,
             since,
@@ -269,6 +277,8 @@ impl Metrics {
 #[derive(Debug)]
 pub(super) struct Flight {
     metrics: Rc<Metrics>,
+    identity: Rc<RequestIdentity>,
+    is_tunnel: bool,
     protocol: usize,
     method: usize,
     since: Instant,
@@ -293,8 +303,16 @@ impl Flight {
     }
 
     /// The rest of the answer is not to be had.
-    pub(super) fn break_off(&mut self) {
+    pub(super) fn break_off(&mut self, error: &BodyError) {
         self.end = Unanswered::BrokenOff;
+        let cause = std::error::Error::source(error).map(tracing::field::display);
+        log_request!(warn, self.identity, cause, "an answer was broken off: {error}");
+    }
+
+    /// It has been answered, and its connection goes on as a tunnel, which is counted by itself.
+    pub(super) fn became_tunnel(&mut self, status: StatusCode) {
+        self.answered(status);
+        self.is_tunnel = true;
     }
 
     /// It has been answered in full.
@@ -320,6 +338,15 @@ impl Drop for Flight {
                 (true, true) => Unanswered::DroppedInAnswer,
             };
             self.finish(self.columns().unanswered[end as usize]);
+            if self.metrics.cutting.get() {
+                let age_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let end = end.as_str();
+                log_request!(warn, self.identity, end, age_ms, "a request was cut: its process ends");
+            }
+        }
+        // A connection of HTTP/1 would keep its buffer while it rests.
+        if !self.is_tunnel && PROTOCOLS[self.protocol] == "http1" {
+            self.identity.end();
         }
     }
 }

@@ -4,21 +4,33 @@
 //! overtake an answer that is on its way and destroy it (RFC 9112, section 9.6). So: the end of our side
 //! first, then what the client still sends is read and dropped until it ends too, within a limit.
 
+use std::fmt::Display;
 use std::io;
 
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{Downstream, Server};
+use crate::proxy::{RequestId, told};
 use crate::restart::End;
 
 /// What a client is told that did not send its request in time (RFC 9110, section 15.5.9).
-pub(super) const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 54\r\n\
-    connection: close\r\n\
-    \r\n\
-    408 Request Timeout: the request did not come in time\n";
+pub(super) fn request_timeout(id: RequestId) -> String {
+    last_answer(StatusCode::REQUEST_TIMEOUT, &"the request did not come in time", id)
+}
+
+/// An answer that says what is wrong with what came in place of a request, and behind which nothing follows.
+pub(super) fn last_answer(status: StatusCode, why: &dyn Display, id: RequestId) -> String {
+    let code = status.as_u16();
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let text = told(&format!("{code} {reason}: {why}"), id);
+    format!(
+        "HTTP/1.1 {code} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+         x-request-id: {id}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    )
+}
 
 /// What a client is told that speaks HTTP/2 where that is not spoken (RFC 9110, section 15.6.6).
 pub(super) const VERSION_NOT_SUPPORTED: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
@@ -66,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_words_are_whole_answers() {
-        for words in [REQUEST_TIMEOUT, VERSION_NOT_SUPPORTED, NOT_TLS] {
+        for words in [VERSION_NOT_SUPPORTED, NOT_TLS] {
             let text = String::from_utf8_lossy(words);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());

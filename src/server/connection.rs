@@ -260,10 +260,7 @@ impl<'c> Watch<'c> {
             Ended::Refused(_) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
             }
-            Ended::Refused(refusal) => {
-                tracing::debug!(label = refusal.label(), "a request was refused: {refusal}");
-                Outcome::Refused { stream, refusal }
-            }
+            Ended::Refused(refusal) => Outcome::Refused { stream, refusal },
             Ended::Http(result) if notes.refused.get().is_some_and(|refused| refused.in_body) => {
                 let cut = result.is_err_and(|error| error.is_user());
                 Outcome::Cut { stream, end: End::ProtocolError, reset: cut && notes.close_delimited.get() }
@@ -279,9 +276,8 @@ impl<'c> Watch<'c> {
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }
+            // The body has said why.
             Ended::Http(Err(error)) if error.is_user() => {
-                let cause = std::error::Error::source(&error).map(tracing::field::display);
-                tracing::warn!(cause, "an answer was broken off");
                 Outcome::Cut { stream, end: End::Aborted, reset: notes.close_delimited.get() }
             }
             Ended::Http(_) if notes.peer_aborted.get() => Outcome::Closed { stream, end: End::PeerAborted },

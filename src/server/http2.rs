@@ -101,7 +101,7 @@ impl Server {
         };
         let link = Link::new(stream, limits);
         let mut timer = Timer::default();
-        let (ended, words) = match self.greet_http2(&link, guard, &mut timer).await {
+        let (ended, words) = match self.greet_http2(&link, client, guard, &mut timer).await {
             Ok(connection) => {
                 let common = Common {
                     client: client.clone(),
@@ -140,6 +140,7 @@ impl Server {
     async fn greet_http2(
         &self,
         link: &Rc<Link>,
+        client: &proxy::Client,
         guard: &Guard,
         timer: &mut Timer,
     ) -> Result<Connection<Wire, Bytes>, (Ended, &'static [u8])> {
@@ -149,7 +150,7 @@ impl Server {
             while guard.poll_changed(cx).is_ready() {}
             if let Poll::Ready(result) = Pin::new(&mut handshake).poll(cx) {
                 return Poll::Ready(result.map_err(|error| {
-                    tracing::debug!(%error, "no HTTP/2 preface");
+                    proxy::log_client!(debug, client.identity(), %error, "no HTTP/2 preface");
                     match end_of(Err(error), false) {
                         End::ProtocolError => (Ended::Over(End::ProtocolError), GOAWAY_PROTOCOL_ERROR),
                         end => (Ended::Over(end), &b""[..]),

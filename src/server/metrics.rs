@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::strict::Refusal;
 use super::tunnel::Over;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
+use crate::proxy::{RequestIdentity, log_request};
 use crate::restart::{Histogram, Plan, Shard, Slot};
 
 /// The metrics of clients.
@@ -217,10 +218,10 @@ impl Metrics {
     }
 
     /// Begins a tunnel.
-    pub(super) fn tunnel(self: &Rc<Self>, is_http2: bool) -> Carried {
+    pub(super) fn tunnel(self: &Rc<Self>, is_http2: bool, request: &Rc<RequestIdentity>) -> Carried {
         let columns = self.columns.tunnels[usize::from(is_http2)];
         self.shard.add(columns.began, 1);
-        Carried { metrics: self.clone(), columns, end: None }
+        Carried { metrics: self.clone(), columns, request: request.clone(), since: Instant::now(), end: None }
     }
 
     pub(super) fn shaken(&self, session: &ServerConnection, since: Instant) {
@@ -260,6 +261,8 @@ impl Metrics {
 pub(super) struct Carried {
     metrics: Rc<Metrics>,
     columns: TunnelColumns,
+    request: Rc<RequestIdentity>,
+    since: Instant,
     end: Option<TunnelEnd>,
 }
 
@@ -274,5 +277,9 @@ impl Drop for Carried {
         let cut = self.metrics.cutting.get();
         let end = self.end.unwrap_or(if cut { TunnelEnd::Dropped } else { TunnelEnd::ClientGone });
         self.metrics.shard.add(self.columns.ended[end as usize], 1);
+        if let TunnelEnd::Dropped = end {
+            let age_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            log_request!(warn, self.request, age_ms, "a tunnel was cut: its process ends");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The whole path on real sockets: a client that speaks raw bytes, the server and the proxy, and an upstream
 //! that is a script.
 
+mod answers;
 mod drain;
 mod failures;
 mod greeting;
@@ -62,6 +63,8 @@ impl Setup {
         // What users have.
         let worker::Config { server, mut proxy, .. } = app::defaults();
         proxy.servers = servers;
+        // The tests look at causes, too.
+        proxy.detailed_errors = true;
         Setup { server, proxy }
     }
 
@@ -99,6 +102,14 @@ impl Setup {
         });
         edge
     }
+}
+
+/// What the last answer says, before the line with the id of its request.
+#[track_caller]
+fn said(answers: &str) -> &str {
+    let (words, id) = answers.rsplit_once("\nrequest ").unwrap_or_else(|| panic!("no id in {answers}"));
+    assert_eq!(id.trim_end().len(), 32, "{answers}");
+    words
 }
 
 /// Waits until something is so.
@@ -198,6 +209,15 @@ impl Message {
 
     fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// What an answer of this proxy's own says, which names its request's id in its head and in its text.
+    #[track_caller]
+    fn error(&self) -> &str {
+        let id = self.field("x-request-id").unwrap_or_else(|| panic!("no id in\n{}", self.head));
+        assert!(id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit()), "{id}");
+        let words = self.text().strip_suffix(&format!("\nrequest {id}\n"));
+        words.unwrap_or_else(|| panic!("no id {id} in {:?}", self.text()))
     }
 
     fn field(&self, name: &str) -> Option<&str> {

@@ -17,6 +17,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use super::metrics::TunnelEnd;
 use super::{Downstream, Server, TUNNEL};
-use crate::proxy::TunnelStream;
+use crate::proxy::{RequestIdentity, TunnelStream, log_request};
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -42,6 +43,7 @@ impl Server {
         &self,
         mut stream: Downstream,
         mut upstream: TunnelStream,
+        request: &Rc<RequestIdentity>,
         guard: &Guard,
         mut timer: Timer,
     ) -> End {
@@ -51,7 +53,7 @@ impl Server {
         // Nothing tells whether what it carries is at rest: it is in flight for as long as it lives.
         guard.set_active(true);
         guard.switch(TUNNEL);
-        let carried = self.metrics.tunnel(false);
+        let carried = self.metrics.tunnel(false, request);
         let mut tunnel = Tunnel::new();
         let limit = self.config.tunnel_timeout;
         let over = poll_fn(|cx| tunnel.poll_until(&mut stream, &mut upstream, limit, &mut timer, cx)).await;
@@ -64,14 +66,17 @@ impl Server {
                 if by_client { End::ClosedByPeer } else { End::Closed }
             }
             Over::ClientFailed(error) => {
-                tracing::debug!(%error, "a tunnel's client went away");
+                log_request!(debug, request, %error, "a tunnel's client went away");
                 End::PeerAborted
             }
             Over::ServerFailed(error) => {
-                tracing::debug!(%error, "a tunnel's server went away");
+                log_request!(debug, request, %error, "a tunnel's server went away");
                 End::Aborted
             }
-            Over::Silent => End::TimedOut,
+            Over::Silent => {
+                log_request!(debug, request, "nothing has moved in a tunnel for too long");
+                End::TimedOut
+            }
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
 
     let workers = check.read("workers", &raw.workers, value::workers(cpus));
+    let known = [("brief", false), ("detailed", true)];
+    let detailed_errors = check.read("errors", &raw.errors, value::word(&known));
     let certificates = protocols::certificates(&raw.certificates, check);
     let names: Vec<&str> = raw.certificates.keys().map(String::as_str).collect();
     let listeners = listeners(&raw.listeners, &names, check);
@@ -47,6 +49,7 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let log = log(&raw.log, check);
     let settings = Settings {
         workers: workers?,
+        detailed_errors: detailed_errors?,
         listeners: listeners?,
         certificates: certificates?,
         tls: tls?,
@@ -327,5 +330,6 @@ fn admin(raw: &RawAdmin, check: &mut Check<'_>) -> Option<AdminSettings> {
 fn log(raw: &RawLog, check: &mut Check<'_>) -> Option<LogSettings> {
     let level = check.read("log.level", &raw.level, value::log_filter);
     let format = check.read("log.format", &raw.format, value::log_format);
-    Some(LogSettings { level: level?, format: format? })
+    let query = check.read("log.query", &raw.query, value::switch);
+    Some(LogSettings { level: level?, format: format?, query: query? })
 }

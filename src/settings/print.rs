@@ -16,6 +16,7 @@ use crate::restart::ListenAddr;
 pub(super) fn to_toml(settings: &Settings) -> String {
     let Settings {
         workers,
+        detailed_errors,
         listeners,
         certificates,
         tls,
@@ -33,6 +34,7 @@ pub(super) fn to_toml(settings: &Settings) -> String {
 
     let mut out = Document::default();
     out.key("workers", workers);
+    out.key("errors", quoted(if *detailed_errors { "detailed" } else { "brief" }));
     for listener in listeners {
         write_listener(&mut out, listener);
     }
@@ -104,6 +106,7 @@ pub(super) fn to_toml(settings: &Settings) -> String {
         LogFormat::Json => "json",
     };
     out.key("format", quoted(format));
+    out.key("query", log.query);
     out.text
 }
 
@@ -167,6 +170,7 @@ fn write_upstream(out: &mut Document, upstream: &UpstreamSettings) {
     out.key("proxy_protocol", quoted(version));
     out.key("upgrades", list(&upstream.upgrades));
     out.key("connect", upstream.connect);
+    out.key("request_id", upstream.request_id);
     out.key("connect_timeout", duration(upstream.connect_timeout));
     out.key("response_timeout", duration(upstream.response_timeout));
     out.key("idle_timeout", duration(upstream.idle_timeout));

@@ -25,6 +25,7 @@ const DEFAULT_LISTENER: (&str, &str) = ("web", "127.0.0.1:8080");
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) workers: Leaf,
+    pub(super) errors: Leaf,
     pub(super) listeners: BTreeMap<String, RawListener>,
     pub(super) certificates: BTreeMap<String, RawCertificate>,
     pub(super) tls: RawTls,
@@ -93,6 +94,7 @@ pub(super) struct RawUpstream {
     pub(super) proxy_protocol: Leaf,
     pub(super) upgrades: Leaf,
     pub(super) connect: Leaf,
+    pub(super) request_id: Leaf,
     pub(super) connect_timeout: Leaf,
     pub(super) response_timeout: Leaf,
     pub(super) idle_timeout: Leaf,
@@ -163,6 +165,7 @@ pub(super) struct RawAdmin {
 pub(super) struct RawLog {
     pub(super) level: Leaf,
     pub(super) format: Leaf,
+    pub(super) query: Leaf,
 }
 
 /// Who made each setting. The values cannot tell, because serde hands over the values alone.

@@ -19,13 +19,14 @@ fn nobody() -> (SocketAddr, (TcpListener, std::net::TcpStream)) {
 #[test]
 fn one_that_is_down_is_named() {
     let (down, _held) = nobody();
-    let exuvia = Exuvia::start(&settings(&[down]));
+    let exuvia = Exuvia::start(&format!("errors = \"detailed\"\n{}", settings(&[down])));
     let mut client = Client::connect(exuvia.address()).unwrap();
     for _ in 0..3 {
         let answer = client.get("/").unwrap();
         assert_eq!(answer.status, 502);
+        let id = answer.header("x-request-id").unwrap().to_owned();
         let text = String::from_utf8(answer.body).unwrap();
-        assert_eq!(text, format!("502 Bad Gateway: upstream {down}: connection refused\n"));
+        assert_eq!(text, format!("502 Bad Gateway: upstream {down}: connection refused\nrequest {id}\n"));
     }
     assert!(exuvia.log().contains(&format!("upstream {down}: connection refused")), "{}", exuvia.log());
     drop(client);
@@ -38,13 +39,18 @@ fn one_that_is_silent_is_not_waited_for() {
         peer.request();
         peer.until_closed();
     });
-    let exuvia = Exuvia::start(&format!("{}response_timeout = \"300ms\"\n", upstream.settings()));
+    let exuvia = Exuvia::start(&format!(
+        "errors = \"detailed\"\n{}response_timeout = \"300ms\"\n",
+        upstream.settings()
+    ));
     let begun = Instant::now();
     let answer = get(exuvia.address(), "/").unwrap();
     assert_eq!(answer.status, 504);
     assert!(begun.elapsed() >= Duration::from_millis(300));
+    let id = answer.header("x-request-id").unwrap().to_owned();
     let text = String::from_utf8(answer.body).unwrap();
-    assert_eq!(text, format!("504 Gateway Timeout: upstream {}: no answer in time\n", upstream.address()));
+    let words = format!("504 Gateway Timeout: upstream {}: no answer in time", upstream.address());
+    assert_eq!(text, format!("{words}\nrequest {id}\n"));
     assert_eq!(exuvia.stop(), 0);
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::super::Config;
 use super::stream::{Common, serve};
 use super::wire::{Link, Wire};
+use crate::proxy::{ClientIdentity, log_client};
 use crate::restart::{End, Guard};
 use crate::timer::Timer;
 
@@ -135,7 +136,7 @@ impl<'c> Driver<'c> {
             if let Some(flood) = flood
                 && !matches!(self.stage, Stage::Leaving(..))
             {
-                tracing::info!(reason = %flood, "an HTTP/2 connection is closed");
+                log_client!(info, self.client(), reason = %flood, "an HTTP/2 connection is closed");
                 self.leave(Reason::ENHANCE_YOUR_CALM, End::Refused);
                 continue;
             }
@@ -148,6 +149,10 @@ impl<'c> Driver<'c> {
                 return Poll::Ready(ended);
             }
         }
+    }
+
+    fn client(&self) -> &ClientIdentity {
+        self.common.client.identity()
     }
 
     /// Moves frames, and begins the streams that the client opens.
@@ -169,7 +174,7 @@ impl<'c> Driver<'c> {
             };
             return Poll::Ready(asked_by.unwrap_or_else(|| {
                 if let Err(error) = &result {
-                    tracing::debug!(%error, "an HTTP/2 connection ends");
+                    log_client!(debug, self.client(), %error, "an HTTP/2 connection ends");
                 }
                 end_of(result, self.active)
             }));
@@ -180,7 +185,7 @@ impl<'c> Driver<'c> {
     fn look(&mut self, cx: &mut Context<'_>) -> bool {
         while let Poll::Ready(Some(done)) = self.streams.poll_join_next(cx) {
             if let Err(error) = done {
-                tracing::error!(%error, "a stream's task ended in disorder");
+                log_client!(error, self.client(), %error, "a stream's task ended in disorder");
             }
         }
         let mut is_more = false;
@@ -257,7 +262,8 @@ impl<'c> Driver<'c> {
             Due::Silence => self.ping(),
             Due::Debt => {
                 let settings = self.link.meter.borrow().owes().is_some_and(|(_, settings)| settings);
-                tracing::info!(settings, "an HTTP/2 connection is closed: the client acknowledges nothing");
+                let client = self.client();
+                log_client!(info, client, settings, "an HTTP/2 connection is closed: no acknowledgements");
                 let reason = if settings { Reason::SETTINGS_TIMEOUT } else { Reason::NO_ERROR };
                 self.leave(reason, End::TimedOut);
             }

@@ -22,6 +22,14 @@ pub(super) enum Refusal {
     Answer(StatusCode),
 }
 
+/// A request that is not passed on.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) why: Refusal,
+    /// Its head, as far as it was translated.
+    pub(super) request: Box<Request<()>>,
+}
+
 /// What is taken from the head beside its translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -40,10 +48,12 @@ pub(super) fn translate(
     request: Request<RecvStream>,
     max_headers: usize,
     websockets: bool,
-) -> Result<(request::Parts, RecvStream, Facts), Refusal> {
+) -> Result<(request::Parts, RecvStream, Facts), Refused> {
     let (mut parts, stream) = request.into_parts();
-    let facts = prepare(&mut parts, max_headers, websockets)?;
-    Ok((parts, stream, facts))
+    match prepare(&mut parts, max_headers, websockets) {
+        Ok(facts) => Ok((parts, stream, facts)),
+        Err(why) => Err(Refused { why, request: Box::new(Request::from_parts(parts, ())) }),
+    }
 }
 
 fn prepare(parts: &mut request::Parts, max_headers: usize, websockets: bool) -> Result<Facts, Refusal> {

@@ -15,12 +15,15 @@ use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
-use super::super::{Metrics, Refused};
+use super::super::{Metrics, Refused, refused};
 use super::date::Clock;
 use super::request::{Facts, Refusal, translate};
 use super::tunnel::carry;
 use super::wire::Link;
-use crate::proxy::{Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, end_hop};
+use crate::proxy::{
+    Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, RequestIdentity, end_hop, log_request,
+    refusal as refusal_of,
+};
 use crate::timer::Timer;
 
 /// What the streams of a connection have in common.
@@ -61,7 +64,7 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
     let respond = Rc::new(RefCell::new(respond));
     let (parts, stream, facts) = match translate(request, common.max_headers, common.websockets) {
         Ok(translated) => translated,
-        Err(refusal) => return refuse(&common.metrics, refusal, &respond),
+        Err(refused) => return refuse(&common, refused.why, &refused.request, &respond),
     };
     let (body, tunnel) = if facts.tunnel.is_some() {
         (ClientBody::empty(), Some(stream))
@@ -78,26 +81,25 @@ pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, resp
             // when nobody reads the stream any more.
             exchange.stop_upload();
         }
-        Err(broken) => break_off(&broken, &respond),
+        Err(broken) => break_off(&broken, exchange.identity(), &respond),
     }
 }
 
-fn refuse(metrics: &Metrics, refusal: Refusal, respond: &Responder) {
+fn refuse(common: &Common, refusal: Refusal, request: &Request<()>, respond: &Responder) {
     let mut respond = respond.borrow_mut();
-    metrics.refused(match refusal {
+    common.metrics.refused(match refusal {
         Refusal::Malformed(_) => Refused::Http2Malformed,
         Refusal::Answer(status) => Refused::Http2Answered(status),
     });
     match refusal {
         Refusal::Malformed(why) => {
-            tracing::debug!(why, "a malformed request");
+            refused(&common.client, "malformed", &why);
             respond.send_reset(Reason::PROTOCOL_ERROR);
         }
         Refusal::Answer(status) => {
-            let mut response = Response::new(());
-            *response.status_mut() = status;
-            if let Err(error) = respond.send_response(response, true) {
-                tracing::trace!(%error, "a refusal was not sent");
+            let id = refused(&common.client, "answered", &status);
+            if let Err(error) = respond.send_response(refusal_of(status, id, request), true) {
+                tracing::trace!(%id, %error, "a refusal was not sent");
             }
         }
     }
@@ -154,7 +156,9 @@ async fn answer(
         Answer::Response(response) => response,
         Answer::Tunnel(head, upstream) => {
             return match tunnel.zip(facts.tunnel) {
-                Some((stream, asked)) => carry(common, &asked, head, upstream, stream, respond).await,
+                Some((stream, asked)) => {
+                    carry(common, exchange.identity(), &asked, head, upstream, stream, respond).await
+                }
                 // Not asked for: see `request::prepare`.
                 None => Err(Broken::Unasked),
             };
@@ -212,24 +216,21 @@ fn head(mut parts: response::Parts, body: &Body, facts: &Facts, clock: &Clock) -
     Response::from_parts(parts, ())
 }
 
-fn break_off(broken: &Broken, respond: &Responder) {
+fn break_off(broken: &Broken, request: &RequestIdentity, respond: &Responder) {
     let reason = match broken {
         Broken::Gone => return,
         Broken::Stalled => {
-            tracing::debug!("a stream stood still for too long");
+            log_request!(debug, request, "a stream stood still for too long");
             Reason::CANCEL
         }
         Broken::Unasked => {
-            tracing::warn!("a server has made a tunnel that nobody has asked for");
+            log_request!(warn, request, "a server has made a tunnel that nobody has asked for");
             Reason::INTERNAL_ERROR
         }
-        Broken::Body(error) => {
-            let cause = std::error::Error::source(error).map(tracing::field::display);
-            tracing::warn!(cause, "an answer was broken off: {error}");
-            error.reason()
-        }
+        // The body has said why.
+        Broken::Body(error) => error.reason(),
         Broken::Refused(error) => {
-            tracing::warn!(%error, "an answer cannot be sent by HTTP/2");
+            log_request!(warn, request, %error, "an answer cannot be sent by HTTP/2");
             Reason::INTERNAL_ERROR
         }
         Broken::Tunnel(reason) => *reason,

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -16,7 +17,7 @@ use super::super::metrics::TunnelEnd;
 use super::super::tunnel::{Over, Tunnel};
 use super::stream::{Broken, Common, Responder, begin};
 use super::websocket;
-use crate::proxy::{TunnelStream, end_hop};
+use crate::proxy::{RequestIdentity, TunnelStream, end_hop, log_request};
 use crate::timer::Timer;
 
 /// What is asked for in place of an answer: no body follows, but this.
@@ -46,6 +47,7 @@ const PIECE: usize = 16 * 1024;
 /// Tells the client with `head` that it has what it `asked` for, and carries that until it ends.
 pub(super) async fn carry(
     common: &Common,
+    request: &Rc<RequestIdentity>,
     asked: &Asked,
     mut head: Response<()>,
     mut upstream: TunnelStream,
@@ -58,8 +60,13 @@ pub(super) async fn carry(
     if let Asked::WebSocket(key) = asked {
         is_granted = websocket::grant(key, headers);
         if !is_granted {
-            tracing::warn!("a server switched to WebSocket, and its Sec-WebSocket-Accept is wrong");
+            log_request!(
+                warn,
+                request,
+                "a server switched to WebSocket, and its Sec-WebSocket-Accept is wrong"
+            );
             headers.clear();
+            headers.insert("x-request-id", request.id().to_value());
         }
         *head.status_mut() = if is_granted { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
     }
@@ -71,7 +78,7 @@ pub(super) async fn carry(
     let mut client = Duplex::new(stream, sending);
     // Also when this task is dropped with its connection: see `server/tunnel.rs`.
     upstream.reset_on_close(true);
-    let carried = common.metrics.tunnel(true);
+    let carried = common.metrics.tunnel(true, request);
     let mut tunnel = Tunnel::new();
     let mut timer = Timer::default();
     let over = poll_fn(|cx| {
@@ -92,11 +99,11 @@ pub(super) async fn carry(
         }
         None | Some(Over::ClientFailed(_)) => Err(Broken::Gone),
         Some(Over::ServerFailed(error)) => {
-            tracing::debug!(%error, "a tunnel's server went away");
+            log_request!(debug, request, %error, "a tunnel's server went away");
             Err(asked.broken())
         }
         Some(Over::Silent) => {
-            tracing::debug!("nothing has moved in a tunnel for too long");
+            log_request!(debug, request, "nothing has moved in a tunnel for too long");
             Err(asked.broken())
         }
     }

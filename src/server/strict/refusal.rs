@@ -2,6 +2,9 @@
 
 use http::StatusCode;
 
+use crate::proxy::RequestId;
+use crate::server::close::last_answer;
+
 /// What is wrong with a request. `Display` is what the client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -141,15 +144,7 @@ impl Refusal {
     }
 
     /// The answer that says it, after which the connection closes: where the next request begins is not known.
-    pub(in crate::server) fn answer(self) -> String {
-        let status = self.status();
-        let reason = status.canonical_reason().unwrap_or("Error");
-        let text = format!("{} {reason}: {self}\n", status.as_u16());
-        format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n{text}",
-            status.as_u16(),
-            text.len()
-        )
+    pub(in crate::server) fn answer(self, id: RequestId) -> String {
+        last_answer(self.status(), &self, id)
     }
 }

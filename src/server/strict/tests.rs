@@ -328,9 +328,14 @@ fn a_refusal_behind_good_requests_spares_them() {
 #[test]
 fn an_answer_is_whole() {
     for refusal in [Refusal::RequestLine, Refusal::Version, Refusal::CodingUnknown] {
-        let answer = refusal.answer();
+        let id = crate::proxy::RequestId::default();
+        let answer = refusal.answer(id);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{answer}");
-        assert!(body.starts_with(&head[9..15]) && body.ends_with(&format!(": {refusal}\n")), "{answer}");
+        assert!(
+            body.starts_with(&head[9..15]) && body.ends_with(&format!(": {refusal}\nrequest {id}\n")),
+            "{answer}"
+        );
+        assert!(head.contains(&format!("x-request-id: {id}\r\n")), "{answer}");
     }
 }

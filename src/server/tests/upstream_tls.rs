@@ -146,8 +146,8 @@ fn what_is_spoken_is_what_both_can() {
                 }
                 Err(reason) => {
                     answer.expect("502 Bad Gateway");
-                    let text = format!("502 Bad Gateway: upstream {address}: TLS: {reason}\n");
-                    assert_eq!(answer.text(), text, "{protocol:?} {offered:?}");
+                    let text = format!("502 Bad Gateway: upstream {address}: TLS: {reason}");
+                    assert_eq!(answer.error(), text, "{protocol:?} {offered:?}");
                 }
             }
         }
@@ -267,8 +267,8 @@ fn a_certificate_must_be_good() {
                 let edge = authority.setup(address, protocol, Some("app.test")).start().await;
                 let answer = edge.connect().await.get("/").await;
                 answer.expect("HTTP/1.1 502 Bad Gateway\r\n");
-                let text = format!("502 Bad Gateway: upstream {address}: TLS: bad certificate: {word}\n");
-                assert_eq!(answer.text(), text);
+                let text = format!("502 Bad Gateway: upstream {address}: TLS: bad certificate: {word}");
+                assert_eq!(answer.error(), text);
             }
             assert_eq!((seen.connections.get(), seen.requests.get()), (2, 0));
         }
@@ -316,8 +316,8 @@ fn a_server_may_ask_for_a_certificate() {
             let edge = authority.setup(address, protocol, Some("app.test")).start().await;
             let answer = edge.connect().await.get("/").await;
             answer.expect("502 Bad Gateway");
-            let text = format!("upstream {address}: TLS: alert CertificateRequired\n");
-            assert!(answer.text().ends_with(&text), "{protocol:?}: {}", answer.text());
+            let text = format!("upstream {address}: TLS: alert CertificateRequired");
+            assert!(answer.error().ends_with(&text), "{protocol:?}: {}", answer.text());
             assert_eq!(seen.requests.get(), 0);
 
             let (chain, key) = authority.sign("edge.test", |_| {});

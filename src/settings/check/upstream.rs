@@ -32,6 +32,7 @@ pub(super) fn upstream(
     let example = (UPGRADES_MAX, r#"["websocket"]"#);
     let upgrades = check.read_list("upstream.upgrades", &raw.upgrades, example, value::upgrade_token);
     let connect = check.read("upstream.connect", &raw.connect, value::switch);
+    let request_id = check.read("upstream.request_id", &raw.request_id, value::switch);
     let connect_timeout =
         check.read("upstream.connect_timeout", &raw.connect_timeout, value::duration_above_zero);
     let response_timeout =
@@ -47,6 +48,7 @@ pub(super) fn upstream(
         proxy_protocol: proxy_protocol?,
         upgrades: upgrades?,
         connect: connect?,
+        request_id: request_id?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
         idle_timeout: idle_timeout?,

@@ -21,6 +21,7 @@ pub(in crate::settings) const NAMED: &[&str] = &["listeners", "certificates"];
 /// All of them, in the order of the reference.
 pub(in crate::settings) const KEYS: &[Key] = &[
     Key::new("", "workers", "auto"),
+    Key::new("", "errors", "brief"),
     Key::without_default("listeners", "address"),
     Key::new("listeners", "backlog", "4096"),
     Key::new("listeners", "unix_mode", "0666"),
@@ -51,6 +52,7 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::new("upstream", "proxy_protocol", "off"),
     Key::list("upstream", "upgrades", "websocket"),
     Key::new("upstream", "connect", "false"),
+    Key::new("upstream", "request_id", "false"),
     Key::new("upstream", "connect_timeout", "3s"),
     Key::new("upstream", "response_timeout", "60s"),
     Key::new("upstream", "idle_timeout", "50s"),
@@ -81,6 +83,7 @@ pub(in crate::settings) const KEYS: &[Key] = &[
     Key::without_default("admin", "address"),
     Key::new("log", "level", "info"),
     Key::new("log", "format", "text"),
+    Key::new("log", "query", "false"),
 ];
 
 impl Key {
