@@ -40,7 +40,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::http::{Body, Connections, Refusal, json, json_line, lines};
 use crate::overview::{Observer, Place};
-use crate::restart::{Failure, Gone, Handle, ListenAddr, Progress, Status, Stop, Stream, Verdict};
+use crate::restart::{
+    Failure, Gone, Handle, ListenAddr, PastUpgrade, Progress, Status, Stop, Stream, Verdict,
+};
 pub use route::Until;
 use route::{ENDPOINTS, Route, route};
 
@@ -111,6 +113,12 @@ pub struct UpgradeAnswer {
     /// What the new process had answered by then, by class of status.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub answered: BTreeMap<String, u64>,
+    /// Until the old process cuts what it still has, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_left_ms: Option<u64>,
+    /// The upgrade before this one, and what it has cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<PastUpgrade>,
     /// The step that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
@@ -140,6 +148,9 @@ impl UpgradeAnswer {
                 self.ready_ms = Some(elapsed_ms);
                 self.elapsed_ms = Some(elapsed_ms);
             }
+            Progress::Draining { left_ms, before, .. } => {
+                (self.drain_left_ms, self.before) = (Some(left_ms), before);
+            }
             Progress::Ended { elapsed_ms, done, verdict } => {
                 self.elapsed_ms = Some(elapsed_ms);
                 self.answered = done;
@@ -168,7 +179,7 @@ impl UpgradeAnswer {
 /// Whether nothing that matters to one who waits for `until` comes after `progress`.
 fn is_last(progress: &Progress, until: Until) -> bool {
     match progress {
-        Progress::Started { .. } => false,
+        Progress::Started { .. } | Progress::Draining { .. } => false,
         Progress::Ready { .. } => until == Until::Ready,
         Progress::Refused { .. } | Progress::Ended { .. } => true,
     }
@@ -450,6 +461,7 @@ mod tests {
             accept_errors: 0,
             last_upgrade: None,
             trial: None,
+            upgrades: Vec::new(),
             generations: vec![],
         };
         let extra = Extra {

@@ -40,7 +40,7 @@ pub(crate) use error::{refusal, told};
 pub(crate) use headers::end_hop;
 pub use identity::{ClientIdentity, RequestId, RequestIdentity};
 pub(crate) use identity::{log_client, log_request};
-pub use metrics::{Columns, FAMILIES, Metrics, WORK};
+pub use metrics::{Columns, FAMILIES, LOST_REQUESTS, Metrics, WORK};
 pub use proxy_header::{Ends, ProxyVersion};
 pub use tunnel::{Rules, TunnelStream};
 pub use upstream::FAMILIES as UPSTREAM_FAMILIES;

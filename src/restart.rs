@@ -76,7 +76,7 @@ pub use address::{ListenAddr, ParseAddrError};
 pub use counts::{Counts, End, Kind, KindStatus, Kinds};
 pub use driver::{Driver, Gone, Handle, Outcome};
 pub use error::Error;
-pub use history::{History, HistoryViewer, PastUpgrade, UnderWay};
+pub use history::{Cost, History, HistoryViewer, Loss, PastUpgrade, UnderWay, cost_words};
 pub use ledger::{Books, BooksViewer, Total, Totals};
 pub use listeners::{ListenOptions, Listeners};
 pub use luggage::Luggage;

@@ -45,7 +45,7 @@ pub use handshake::TlsConfig;
 use handshake::{Protocol, Shaken};
 pub use http2::Config as Http2Config;
 use metrics::Refused;
-pub use metrics::{Columns, FAMILIES, Metrics};
+pub use metrics::{Columns, FAMILIES, LOST_TUNNELS, Metrics};
 use rest::{Rest, Roused};
 pub use stream::Downstream;
 

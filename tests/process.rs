@@ -29,6 +29,8 @@ mod command;
 mod control;
 #[path = "process/control_socket.rs"]
 mod control_socket;
+#[path = "process/cost.rs"]
+mod cost;
 #[path = "process/counters.rs"]
 mod counters;
 #[path = "process/curl.rs"]

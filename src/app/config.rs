@@ -43,6 +43,7 @@ fn options(settings: &Settings) -> Options {
         idle_grace: drain.idle_grace,
         version: VERSION.to_owned(),
         kinds: server::KINDS,
+        losses: &[proxy::LOST_REQUESTS, server::LOST_TUNNELS],
     }
 }
 

@@ -9,7 +9,7 @@ use super::time::roughly;
 use super::{Exit, Trouble, answered};
 use crate::control::StatusReport;
 use crate::control::client;
-use crate::restart::{Failure, GenerationStatus, KindStatus, Phase, Trial, Verdict};
+use crate::restart::{Failure, GenerationStatus, KindStatus, PastUpgrade, Phase, Trial, Verdict, cost_words};
 
 /// Asks the process behind `socket` and prints what it answers.
 pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
@@ -37,7 +37,14 @@ fn page(report: &StatusReport) -> String {
         ["admin".into(), admin.as_ref().map_or("none".into(), |address| format!("http://{address}"))],
     ];
     if let Some(verdict) = &status.last_upgrade {
-        facts.push(["last upgrade".into(), verdict_words(verdict)]);
+        let past = status.upgrades.last().filter(|past| past.result == "committed" || past.cost.is_some());
+        let cost = past.map(|past| format!("; {}", cost_line(past, &status.generations)));
+        facts.push(["last upgrade".into(), verdict_words(verdict) + &cost.unwrap_or_default()]);
+    }
+    let costly = |past: &&PastUpgrade| past.cost.as_ref().is_some_and(|cost| !cost.is_empty());
+    for past in status.upgrades.iter().rev().skip(1).filter(costly) {
+        let line = format!("{} to {}: {}", past.from, past.to, cost_line(past, &status.generations));
+        facts.push(["earlier".into(), line]);
     }
     if let Some(Trial { generation, done, wanted, left_ms }) = &status.trial {
         let wanted = if *wanted > 0 { format!(" of {wanted} that are wanted") } else { String::new() };
@@ -83,6 +90,19 @@ fn generation_row(one: &GenerationStatus) -> [String; 7] {
         or_dash(&one.left_ms.map(roughly).unwrap_or_default()),
         or_dash(&connections.join("; ")),
     ]
+}
+
+/// What an upgrade has cost, or may still.
+fn cost_line(past: &PastUpgrade, generations: &[GenerationStatus]) -> String {
+    let leaver = past.leaver();
+    let left = generations.iter().find(|one| one.generation == leaver).and_then(|one| one.left_ms);
+    match (&past.cost, left) {
+        (Some(cost), _) => format!("{} cut or lost by generation {leaver}", cost_words(cost)),
+        (None, Some(left)) => {
+            format!("generation {leaver} drains, and cuts what is left in {}", roughly(left))
+        }
+        (None, None) => "nothing is known of what it cost".to_owned(),
+    }
 }
 
 fn kind_words(kind: &KindStatus) -> String {
@@ -174,6 +194,7 @@ mod tests {
             accept_errors: 0,
             last_upgrade: None,
             trial: None,
+            upgrades: Vec::new(),
             generations: vec![old, new],
         };
         StatusReport {
@@ -213,6 +234,29 @@ web       127.0.0.1:8080  2";
             ..report().status.generations.remove(0)
         };
         assert_eq!(generation_row(&one), ["1", "4700", "-", "no answer", "2 h", "-", "-"]);
+    }
+
+    #[test]
+    fn what_upgrades_have_cost_is_on_the_page() {
+        let mut report = report();
+        report.status.last_upgrade = Some(Verdict::Committed);
+        let past = |from, cost| PastUpgrade {
+            from,
+            to: from + 1,
+            result: "committed".into(),
+            cost,
+            ..PastUpgrade::default()
+        };
+        report.status.upgrades = vec![past(1, None)];
+        let words = page(&report);
+        let expected = "\nlast upgrade   committed; generation 1 drains, and cuts what is left in 25 s\n";
+        assert!(words.contains(expected), "{words}");
+        let cost = |n| Some([("requests".to_owned(), n)].into());
+        report.status.upgrades = vec![past(1, cost(3)), past(2, Some([].into())), past(3, cost(1))];
+        let words = page(&report);
+        let expected = "\nlast upgrade   committed; 1 request cut or lost by generation 3\n\
+            earlier        1 to 2: 3 requests cut or lost by generation 1\n";
+        assert!(words.contains(expected), "{words}");
     }
 
     #[test]

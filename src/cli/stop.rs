@@ -174,6 +174,7 @@ mod tests {
             accept_errors: 0,
             last_upgrade: None,
             trial: None,
+            upgrades: Vec::new(),
             generations: vec![GenerationStatus { generation: 1, ..generation([9, 9], None) }, own],
         }
     }

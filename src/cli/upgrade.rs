@@ -11,7 +11,7 @@ use super::time::{exactly, roughly};
 use super::{Exit, Interrupts, Trouble, answered, indented};
 use crate::control::Until;
 use crate::control::client;
-use crate::restart::{Failure, Progress, Verdict};
+use crate::restart::{Failure, PastUpgrade, Progress, Verdict, cost_words};
 
 const BROKE: &str = "error: the connection to the old process broke before the verdict: it may have been \
     killed. Whether another one serves is what `exuvia status` tells; why, its log";
@@ -53,6 +53,7 @@ pub(super) async fn run(
         let (words, exit) = story.tell(&progress);
         match (exit, json) {
             (_, true) => {}
+            (None, false) if words.is_empty() => {}
             (None | Some(Exit::Done), false) => screen.line(&words),
             (Some(_), false) => screen.error(&words),
         }
@@ -73,11 +74,20 @@ struct Story {
     next_tick: Option<Instant>,
     /// Whether there was a probation.
     watched: bool,
+    /// What is left to say of the old processes once it is over.
+    left: String,
 }
 
 impl Story {
     fn new(until: Until) -> Self {
-        Story { until, generation: 0, probation_ends: None, next_tick: None, watched: false }
+        Story {
+            until,
+            generation: 0,
+            probation_ends: None,
+            next_tick: None,
+            watched: false,
+            left: String::new(),
+        }
     }
 
     /// What to say, and how to exit if it is the end.
@@ -109,6 +119,10 @@ impl Story {
                 self.next_tick = Some(now);
                 (words, (self.until == Until::Ready).then_some(Exit::Done))
             }
+            Progress::Draining { generation, connections, left_ms, before } => {
+                self.left = left(*generation, *connections, *left_ms, before.as_ref());
+                (String::new(), None)
+            }
             Progress::Ended { elapsed_ms, done, verdict } => {
                 let took = exactly(*elapsed_ms);
                 match verdict {
@@ -119,6 +133,7 @@ impl Story {
                             let answered = answered::requests(done);
                             words.push_str(&format!("; while it was watched it answered {answered}"));
                         }
+                        words.push_str(&self.left);
                         (words, Some(Exit::Done))
                     }
                     Verdict::RolledBack => (
@@ -145,6 +160,25 @@ impl Story {
         }
         self.next_tick = (left_ms > 0).then_some(tick + Duration::from_secs(1));
     }
+}
+
+/// Each on a line of its own, and none if there is nothing to say.
+fn left(generation: u32, connections: u64, left_ms: u64, before: Option<&PastUpgrade>) -> String {
+    let mut lines = String::new();
+    if connections > 0 {
+        let (s, left) = (if connections == 1 { "" } else { "s" }, roughly(left_ms));
+        lines.push_str(&format!(
+            "\ngeneration {generation} finishes {connections} connection{s}, and cuts what is left in {left}; \
+             `exuvia status` then tells how much that was"
+        ));
+    }
+    if let Some(before) = before
+        && let Some(cost) = before.cost.as_ref().filter(|cost| !cost.is_empty())
+    {
+        let (of, cost) = (before.leaver(), cost_words(cost));
+        lines.push_str(&format!("\nthe upgrade before cost {cost}, which generation {of} did not finish"));
+    }
+    lines
 }
 
 fn failed(took: &str, Failure { step, message }: &Failure) -> String {
@@ -193,6 +227,28 @@ mod tests {
             tell(ended(Verdict::Committed)),
             ("committed after 5.04 s: generation 2 serves; while it was watched it answered 3 requests (3 2xx)".into(), Some(Exit::Done))
         );
+    }
+
+    #[test]
+    fn what_is_left_and_what_the_last_one_has_cost() {
+        let mut story = Story::new(Until::Committed);
+        story.tell(&started());
+        let before = PastUpgrade {
+            from: 1,
+            to: 2,
+            result: "committed".into(),
+            cost: Some([("requests".to_owned(), 3), ("tunnels".to_owned(), 1)].into()),
+            ..PastUpgrade::default()
+        };
+        let draining =
+            Progress::Draining { generation: 2, connections: 12, left_ms: 30_000, before: Some(before) };
+        assert_eq!(story.tell(&draining), (String::new(), None));
+        let (words, _) = story.tell(&ended(Verdict::Committed));
+        let expected = "committed after 5.04 s: generation 2 serves\n\
+            generation 2 finishes 12 connections, and cuts what is left in 30 s; `exuvia status` then tells how much \
+            that was\n\
+            the upgrade before cost 3 requests, 1 tunnel, which generation 1 did not finish";
+        assert_eq!(words, expected);
     }
 
     #[test]

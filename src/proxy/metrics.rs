@@ -10,7 +10,7 @@ use super::error::{BodyError, Error};
 use super::identity::{RequestIdentity, log_request};
 use super::upstream;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
-use crate::restart::{Histogram, Milestone, Plan, Shard, Slot, Work};
+use crate::restart::{Histogram, Loss, Milestone, Plan, Shard, Slot, Work};
 
 /// The one route that there is.
 const ROUTE: &str = "default";
@@ -90,6 +90,13 @@ impl Unanswered {
         }
     }
 }
+
+/// The requests that a process did not finish.
+pub const LOST_REQUESTS: Loss = Loss {
+    what: "requests",
+    series: "requests_ended_total",
+    ends: &["dropped_before_answer", "dropped_in_answer", "crashed"],
+};
 
 /// The metrics of requests.
 pub const FAMILIES: &[Family] = &[

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::history::Loss;
 use super::milestone::Goal;
 #[cfg(test)]
 use super::segment::Owner;
@@ -86,6 +87,13 @@ impl End {
         }
     }
 }
+
+/// The connections that a process did not finish.
+pub(crate) const LOST_CONNECTIONS: Loss = Loss {
+    what: "connections",
+    series: "connections_ended_total",
+    ends: &["dropped_in_flight", "dropped_idle", "crashed"],
+};
 
 /// Why a process that drains cuts what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

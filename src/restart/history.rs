@@ -1,8 +1,11 @@
 //! The last upgrades and how they ended. Each generation gives them to the next; after a crash they begin anew.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::ledger::Totals;
 use super::state::{Failure, Verdict};
 
 /// How many are remembered.
@@ -17,6 +20,44 @@ pub struct History {
     pub past: Vec<PastUpgrade>,
     /// The one that has not.
     pub under_way: Option<UnderWay>,
+    /// What a generation has cost of which the upgrade has not ended yet.
+    unclaimed: Option<(u32, Cost)>,
+}
+
+/// What a process had begun and did not finish, by what it is, such as `requests`; what is zero is missing.
+pub type Cost = BTreeMap<String, u64>;
+
+/// A series of ends that tell what a process did not finish: of its label `end`, these values.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// What has ended so, in the plural.
+    pub what: &'static str,
+    /// The name of the series.
+    pub series: &'static str,
+    /// The ends that count.
+    pub ends: &'static [&'static str],
+}
+
+/// What `losses` say of a process that is dead.
+pub(super) fn cost<'l>(totals: &Totals, losses: impl IntoIterator<Item = &'l Loss>) -> Cost {
+    let count = |loss: &Loss| -> u64 {
+        let series = totals.named(loss.series);
+        let lost =
+            series.filter(|(series, _)| series.label("end").is_some_and(|end| loss.ends.contains(&end)));
+        lost.map(|(_, total)| total.value).sum()
+    };
+    let counts = losses.into_iter().map(|loss| (loss.what.to_owned(), count(loss)));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+/// In words, such as `4 connections, 1 request`.
+pub fn cost_words(cost: &Cost) -> String {
+    let word = |(what, count): (&String, &u64)| match count {
+        1 => format!("1 {}", what.strip_suffix('s').unwrap_or(what)),
+        _ => format!("{count} {what}"),
+    };
+    let words: Vec<String> = cost.iter().map(word).collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 /// An upgrade that has ended.
@@ -39,6 +80,17 @@ pub struct PastUpgrade {
     pub ended_ms: u64,
     /// How long it took from the request to its end, in milliseconds.
     pub took_ms: u64,
+    /// What the process that it took out of service (the new one, if it failed or was rolled back) has cut at its
+    /// deadline, or lost by its death. `None` while that process is alive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+impl PastUpgrade {
+    /// The generation that it took out of service.
+    pub fn leaver(&self) -> u32 {
+        if self.result == "committed" { self.from } else { self.to }
+    }
 }
 
 /// An upgrade that has not ended.
@@ -61,7 +113,7 @@ impl History {
     pub(super) fn handed_on(mut past: Vec<PastUpgrade>, under_way: UnderWay) -> History {
         past.drain(..past.len().saturating_sub(MOST));
         past.iter_mut().for_each(|one| one.message = first_line(&one.message));
-        History { past, under_way: Some(under_way) }
+        History { past, under_way: Some(under_way), unclaimed: None }
     }
 
     /// The one that is under way has ended. Nothing, if none is.
@@ -83,7 +135,20 @@ impl History {
             message: first_line(message),
             ended_ms: now_ms,
             took_ms: now_ms.saturating_sub(since_ms),
+            cost: None,
         });
+        if let Some((generation, cost)) = self.unclaimed.take() {
+            self.lost(generation, cost);
+        }
+    }
+
+    /// A generation is dead, and this is what it did not finish.
+    pub(super) fn lost(&mut self, generation: u32, cost: Cost) {
+        match self.past.iter_mut().rev().find(|past| past.leaver() == generation) {
+            Some(past) => past.cost = Some(cost),
+            // Its upgrade ends by that.
+            None => self.unclaimed = Some((generation, cost)),
+        }
     }
 }
 
@@ -130,6 +195,23 @@ mod tests {
         let last = history.past.last().unwrap();
         assert_eq!((last.to, last.result.as_str(), last.took_ms), (8, "committed", 1000));
         assert_eq!(history.under_way, None);
+    }
+
+    #[test]
+    fn what_an_upgrade_has_cost_is_known_when_the_old_process_is_gone() {
+        let cost = |n| Cost::from([("requests".to_owned(), n), ("tunnels".to_owned(), 2)]);
+        let mut history = History { under_way: Some(under_way(1)), ..History::default() };
+        history.end(&Verdict::Committed, "", 2000);
+        assert_eq!(history.past[0].cost, None);
+        history.under_way = Some(under_way(2));
+        // The new one dies, and that ends its upgrade.
+        history.lost(3, cost(7));
+        history.lost(1, cost(1));
+        history.end(&Verdict::Failed(Failure::new("probation", "killed")), "", 3000);
+        assert_eq!(history.past[0].cost, Some(cost(1)));
+        assert_eq!(history.past[1].cost, Some(cost(7)));
+        assert_eq!(cost_words(&cost(1)), "1 request, 2 tunnels");
+        assert_eq!(cost_words(&Cost::new()), "nothing");
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Books {
         Books(vec![Held { segment: segment.clone(), dead: false }])
     }
 
+    /// The same of one whose process is dead.
+    pub(crate) fn dead(segment: &Segment) -> Books {
+        Books(vec![Held { segment: segment.clone(), dead: true }])
+    }
+
     /// Adds up what is there now.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -199,9 +204,8 @@ impl Ledger {
                 }
                 stays
             });
-            let dead = segment.table().generation == 0;
             change.added.push(segment.clone());
-            held.push(Held { segment, dead });
+            held.push(Held { dead: segment.table().generation == 0, segment });
         });
         change
     }

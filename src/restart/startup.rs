@@ -10,7 +10,7 @@ use tracing::Span;
 use super::driver::{Driver, Handle, upgrade_span};
 use super::error::Error;
 use super::handoff::{End, Introduction, Message, Offer};
-use super::history::History;
+use super::history::{History, Loss};
 use super::inherit::{self, Inherited};
 use super::invocation::Invocation;
 use super::listeners::Listeners;
@@ -52,6 +52,8 @@ pub struct Options {
     pub version: String,
     /// The daemon's kinds of connections.
     pub kinds: Kinds,
+    /// What tells, beside its connections, how much a process did not finish.
+    pub losses: &'static [Loss],
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
             idle_grace: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kinds: &["connection"],
+            losses: &[],
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counts::KindStatus;
 use super::handoff::millis;
+use super::history::PastUpgrade;
 use super::state::{Phase, Verdict};
 use super::trial::Trial;
 
@@ -33,6 +34,9 @@ pub struct Status {
     /// The new generation that is watched.
     #[serde(default)]
     pub trial: Option<Trial>,
+    /// The last upgrades that have ended, the oldest first, and what each has cost.
+    #[serde(default)]
+    pub upgrades: Vec<PastUpgrade>,
     /// Every generation alive, the oldest first, the one that answers included.
     pub generations: Vec<GenerationStatus>,
 }
@@ -99,6 +103,17 @@ pub enum Progress {
         longest_ms: u64,
         /// The version of its program.
         version: String,
+    },
+    /// The old process, which answers, lets go: what follows is the end.
+    Draining {
+        /// Its generation.
+        generation: u32,
+        /// How many connections it still has.
+        connections: u64,
+        /// Until it cuts them, in milliseconds.
+        left_ms: u64,
+        /// The upgrade before this one.
+        before: Option<PastUpgrade>,
     },
     /// The end.
     Ended {

@@ -11,7 +11,11 @@ use super::strict::Refusal;
 use super::tunnel::Over;
 use crate::metrics::{Family, NANOSECONDS, ONE, Source};
 use crate::proxy::{RequestIdentity, log_request};
-use crate::restart::{Histogram, Plan, Shard, Slot};
+use crate::restart::{Histogram, Loss, Plan, Shard, Slot};
+
+/// The tunnels that a process did not finish.
+pub const LOST_TUNNELS: Loss =
+    Loss { what: "tunnels", series: "tunnels_ended_total", ends: &["dropped", "crashed"] };
 
 /// The metrics of clients.
 pub const FAMILIES: &[Family] = &[

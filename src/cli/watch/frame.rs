@@ -224,6 +224,7 @@ mod tests {
             message: message.into(),
             ended_ms,
             took_ms: 5_040,
+            cost: None,
         };
         let upgrades =
             vec![past(1, 2, 50_000, "failed", "no such file"), past(1, 2, 85_000, "committed", "")];

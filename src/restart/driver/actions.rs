@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::{Asker, Driver, Upgrade};
 use crate::restart::accept::Audience;
-use crate::restart::counts::Cause;
+use crate::restart::counts::{Cause, LOST_CONNECTIONS};
 use crate::restart::error::Error;
 use crate::restart::handoff::{Introduction, Message, Offer, Ready, millis};
-use crate::restart::history::UnderWay;
-use crate::restart::ledger::Change;
+use crate::restart::history::{Cost, UnderWay, cost};
+use crate::restart::ledger::{Books, Change};
 use crate::restart::listeners::Group;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
@@ -356,10 +356,18 @@ impl Driver {
         }
     }
 
-    /// A generation is dead: what it has counted is its last word.
-    pub(super) fn close_books(&mut self, generation: u32) {
+    /// A generation is dead: what it has counted is its last word. Returns what it did not finish.
+    pub(super) fn close_books(&mut self, generation: u32) -> Cost {
+        let losses = self.options.losses.iter().chain([&LOST_CONNECTIONS]);
+        let books = self.ledger.books();
+        let segment = books.alive().find(|segment| segment.table().generation == generation);
+        let cost = segment.map(|segment| cost(&Books::dead(segment).totals(), losses));
+        if let Some(cost) = &cost {
+            self.history.send_modify(|history| history.lost(generation, cost.clone()));
+        }
         let change = self.ledger.close(self.child.is_none(), |table| table.generation == generation);
         self.settle(change);
+        cost.unwrap_or_default()
     }
 
     /// Has the service manager keep the counters, so that they go on after a crash. It hears the main process only, which

@@ -84,12 +84,25 @@ impl Driver {
         }
         self.figures.ended(&verdict, self.upgrade.as_ref().map(|upgrade| upgrade.since));
         self.history.send_modify(|history| history.end(&verdict, "", unix_ms(SystemTime::now())));
+        if verdict == Verdict::Committed {
+            self.report(|_, driver| driver.draining());
+        }
         self.last_upgrade = Some(verdict.clone());
         self.report(|elapsed_ms, driver| {
             let done = driver.upgrade.as_ref().map(|upgrade| upgrade.done.clone()).unwrap_or_default();
             Progress::Ended { elapsed_ms, done, verdict }
         });
         self.upgrade = None;
+    }
+
+    fn draining(&self) -> Progress {
+        let open = self.counts.by_kind().iter().map(|kind| u64::try_from(kind.open).unwrap_or(0)).sum();
+        Progress::Draining {
+            generation: self.generation,
+            connections: open,
+            left_ms: self.left_ms().unwrap_or(0),
+            before: self.history.borrow().past.iter().rev().nth(1).cloned(),
+        }
     }
 
     pub(super) fn peer_status(&self) -> PeerStatus {
@@ -158,6 +171,7 @@ impl Driver {
             accept_errors: self.counts.accept_errors(),
             last_upgrade: self.last_upgrade.clone(),
             trial: self.trial(),
+            upgrades: self.history.borrow().past.clone(),
             generations,
         }
     }

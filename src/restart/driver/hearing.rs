@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::{Asker, Driver, Outcome};
 use crate::restart::error::Error;
 use crate::restart::handoff::{Channel, Message, Packet};
+use crate::restart::history::cost_words;
 use crate::restart::member::Report;
 use crate::restart::peers::Peers;
 use crate::restart::pidfile;
@@ -112,9 +113,18 @@ impl Driver {
         let mut event = None;
         match message {
             None => {
-                tracing::info!(generation, "a generation that drained is gone");
                 self.others.remove(generation);
-                self.close_books(generation);
+                let cost = self.close_books(generation);
+                if cost.is_empty() {
+                    tracing::info!(generation, "a generation that drained is gone");
+                } else {
+                    let cost = cost_words(&cost);
+                    tracing::warn!(
+                        generation,
+                        cost,
+                        "a generation is gone and has not finished all that it had"
+                    );
+                }
                 event = self.drained();
             }
             Some(Message::Status(status)) => self.others.set_status(generation, status),
