@@ -221,7 +221,7 @@ fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
         ("restart.stall = '1s'", "restart.stall", "did you mean timeouts.stall?"),
         ("listener.web.address = 'x'", "listener", "did you mean [listeners]?"),
         ("drain.zzzzzzzz = 1", "drain.zzzzzzzz", "allowed here are timeout, idle_grace, stop_delay"),
-        ("zzzzzzzz = 1", "zzzzzzzz", "allowed are workers and the tables listeners, certificates"),
+        ("zzzzzzzz = 1", "zzzzzzzz", "allowed are workers, errors and the tables listeners, certificates"),
         ("listeners.a = {address = '[::]:0', adress = 1}", "listeners.a.adress", "listeners.NAME.address?"),
         ("'restart.probation' = '1s'", "\"restart.probation\"", "unknown key"),
         ("'workers[999999999999]' = 1", "\"workers[999999999999]\"", "unknown key"),
