@@ -9,6 +9,7 @@ mod tls;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -16,11 +17,11 @@ use std::rc::Rc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_local};
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
+use crate::log::{self, Log};
 use crate::metrics::{self, Exposition, Family};
 use crate::overview::{Observer, Place};
 use crate::resolver::{self, Resolver};
@@ -41,7 +42,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All metrics, by the tables of those who count.
 pub fn families() -> impl Iterator<Item = Family> {
-    metrics::CORE.iter().chain(resolver::FAMILIES).copied().chain(worker::families())
+    metrics::CORE.iter().chain(log::FAMILIES).chain(resolver::FAMILIES).copied().chain(worker::families())
 }
 
 /// Under which name the addresses of servers travel.
@@ -56,16 +57,38 @@ pub fn run(config: Option<PathBuf>, supervision: supervise::Mode) -> ExitCode {
     if supervise::wanted(supervision) {
         return supervise::run();
     }
-    let mut startup = match Startup::begin() {
-        Ok(startup) => startup,
-        Err(error) => return failed(&Failure::from(&error)),
+    let begun = Startup::begin();
+    // Not before: until then there is one thread.
+    let stderr = match &begun {
+        Ok(startup) => startup.standard_error(),
+        Err(_) => io::stderr().as_fd().try_clone_to_owned(),
     };
-    match Parts::build(&mut startup, config.as_deref()) {
-        Ok(parts) => parts.run(startup),
-        Err(failure) => {
-            startup.fail(failure.clone());
-            failed(&failure)
+    let log = match stderr.and_then(|stderr| Log::start(&stderr)) {
+        Ok(log) => log,
+        Err(error) => {
+            let failure = Failure::new("system", format!("cannot start the log: {error}"));
+            if let Ok(startup) = begun {
+                startup.fail(failure.clone());
+            }
+            return failed(&failure);
         }
+    };
+    let outcome = begun.map_err(|error| Failure::from(&error)).and_then(|mut startup| {
+        match Parts::build(&mut startup, config.as_deref(), &log) {
+            Ok(parts) => parts.run(startup, &log),
+            Err(failure) => {
+                startup.fail(failure.clone());
+                Err(failure)
+            }
+        }
+    });
+    if let Err(failure) = &outcome {
+        log.say(&in_words(failure));
+    }
+    log.finish();
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Broken) | Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -104,16 +127,20 @@ fn named(config: Option<&Path>) -> String {
     config.map_or_else(|| "the built-in settings".to_owned(), |path| path.display().to_string())
 }
 
+/// For a command that a person waits for; a process that serves has a [`Log`].
 fn failed(failure: &Failure) -> ExitCode {
-    let mut stderr = io::stderr().lock();
+    writeln!(io::stderr(), "{}", in_words(failure)).ok();
+    ExitCode::FAILURE
+}
+
+fn in_words(failure: &Failure) -> String {
     let Failure { step, message } = failure;
     // Several lines are a list, in which the first is no other than the rest.
     let message = match message.contains('\n') {
         true => format!("\n  {}", message.replace('\n', "\n  ")),
         false => format!(" {message}"),
     };
-    writeln!(stderr, "exuvia: {step}:{message}").ok();
-    ExitCode::FAILURE
+    format!("exuvia: {step}:{message}")
 }
 
 fn settings(config: Option<&Path>) -> Result<Settings, SettingsError> {
@@ -154,9 +181,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(startup: &mut Startup, config: Option<&Path>) -> Result<Parts, Failure> {
+    fn build(startup: &mut Startup, config: Option<&Path>, log: &Log) -> Result<Parts, Failure> {
         let settings = load(config)?;
-        log(&settings)?;
+        subscribe(&settings, log)?;
         raise_descriptor_limit();
 
         let tls = Tls::load(&settings, startup.luggage())?;
@@ -187,22 +214,19 @@ impl Parts {
     }
 
     /// Starts the workers, then serves until the end.
-    fn run(mut self, startup: Startup) -> ExitCode {
+    fn run(mut self, startup: Startup, log: &Log) -> Result<Outcome, Failure> {
         let tasks = LocalSet::new();
         let lookups = self.lookups.take();
-        let outcome = tasks.block_on(&self.runtime, self.serve(startup, lookups));
+        let outcome = tasks.block_on(&self.runtime, self.serve(startup, lookups, log));
         drop(tasks);
-        match outcome {
-            Ok(Outcome::Done) => ExitCode::SUCCESS,
-            Ok(Outcome::Broken) => ExitCode::FAILURE,
-            Err(failure) => failed(&failure),
-        }
+        outcome
     }
 
     async fn serve(
         &self,
         mut startup: Startup,
         lookups: Option<resolver::Results>,
+        log: &Log,
     ) -> Result<Outcome, Failure> {
         let settings = &self.settings;
         let workers = settings.workers;
@@ -225,6 +249,7 @@ impl Parts {
         };
         let columns = worker::Columns::plan(startup.plan(), &servers);
         let lookup_columns = resolver::Columns::plan(startup.plan());
+        let log_columns = log::Columns::plan(startup.plan());
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
@@ -236,6 +261,7 @@ impl Parts {
             }
             luggage
         });
+        log.serve(&mut driver, &log_columns);
         let begun = (|| -> Result<Operators, Failure> {
             let [control, admin] = operators;
             let operator =
@@ -257,10 +283,15 @@ impl Parts {
             }
         };
         if is_first {
-            self.banner(&driver);
+            log.show(self.banner(&driver));
         }
         driver.span().in_scope(|| {
-            tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+            let pid = std::process::id();
+            // Of an upgrade the old process says it, in one line with how that ends.
+            match is_first {
+                true => tracing::info!(generation, pid, version = VERSION, "ready"),
+                false => tracing::debug!(generation, pid, version = VERSION, "ready"),
+            }
         });
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
@@ -327,7 +358,7 @@ impl Parts {
     }
 
     /// What to try next, for a person who has just started it.
-    fn banner(&self, driver: &Driver) {
+    fn banner(&self, driver: &Driver) -> String {
         let mut text = format!("exuvia {VERSION}, pid {}\n", std::process::id());
         if let Some(address) = driver.address(ADMIN) {
             text.push_str(&format!("  status page: http://{address}/    to be opened in a browser\n"));
@@ -357,8 +388,7 @@ impl Parts {
         text.push_str("  exuvia upgrade    replaces this process; no connection notices\n");
         text.push_str("  exuvia status     shows every generation alive\n");
         text.push_str("  exuvia stop       finishes what is in flight, and ends\n");
-        // Nobody may be reading.
-        io::stdout().write_all(text.as_bytes()).ok();
+        text
     }
 }
 
@@ -431,18 +461,10 @@ fn advised(error: &restart::Error, key: &str) -> Failure {
     Failure::new(error.step(), format!("{error}{advice}"))
 }
 
-fn log(settings: &Settings) -> Result<(), Failure> {
-    let invalid =
-        |error: &dyn std::fmt::Display| Failure::new("configuration", format!("log.level: {error}"));
-    let filter = EnvFilter::try_new(&settings.log.level).map_err(|error| invalid(&error))?;
-    // A standard error that nobody reads any more is no reason to fail.
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
-    let set = match settings.log.format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|error| invalid(&error))
+fn subscribe(settings: &Settings, log: &Log) -> Result<(), Failure> {
+    let style = log.style(settings.log.format == LogFormat::Json, io::stderr().is_terminal());
+    log.subscribe(&settings.log.level, style)
+        .map_err(|error| Failure::new("configuration", format!("log.level: {error}")))
 }
 
 /// As many descriptors as this process may have: each connection takes one, and the soft limit is meant for

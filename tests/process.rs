@@ -49,6 +49,8 @@ mod idle;
 mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
+#[path = "process/log.rs"]
+mod log;
 #[path = "process/multiplexed.rs"]
 mod multiplexed;
 #[path = "process/names.rs"]

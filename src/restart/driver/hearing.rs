@@ -112,7 +112,7 @@ impl Driver {
         let mut event = None;
         match message {
             None => {
-                tracing::info!(generation, "a generation that drained is gone");
+                tracing::debug!(generation, "a generation that drained is gone");
                 self.others.remove(generation);
                 self.close_books(generation);
                 event = self.drained();
