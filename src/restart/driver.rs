@@ -310,6 +310,7 @@ impl Driver {
             self.handle(happening);
         }
         self.span().in_scope(|| self.finish());
+        self.notifier.finish().await;
         // It ends with the process: whoever sees its end takes what is counted here for the last word.
         std::mem::forget(self.superior.take());
         self.outcome
