@@ -77,6 +77,8 @@ mod smuggling;
 mod status_page;
 #[path = "process/tls.rs"]
 mod tls;
+#[path = "process/tls_alerts.rs"]
+mod tls_alerts;
 #[path = "process/tls_upgrade.rs"]
 mod tls_upgrade;
 #[path = "process/tunnel.rs"]

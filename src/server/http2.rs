@@ -131,6 +131,7 @@ impl Server {
             self.metrics.refused(Refused::Http2Flood);
         }
         match ended {
+            _ if stream.has_failed() => self.close(stream, End::ProtocolError).await,
             Ended::Over(end @ (End::ClosedByPeer | End::PeerAborted)) => end,
             Ended::Over(end) => self.close_with(stream, words, end).await,
             Ended::Cut(end) => {

@@ -93,7 +93,7 @@ fn handshake_ends(exuvia: &Exuvia) -> String {
 }
 
 #[track_caller]
-fn ends_with(exuvia: &Exuvia, end: &str) {
+pub fn ends_with(exuvia: &Exuvia, end: &str) {
     eventually(&format!("a handshake has ended as {end}"), || {
         handshake_ends(exuvia).contains(end).then_some(())
     });
@@ -301,15 +301,15 @@ fn plain_http_is_told_in_plain() {
     stream.write_all(&[b'x'; 100_000]).unwrap();
     assert!(rest(stream).starts_with(b"HTTP/1.1 400 "));
     ends_with(&exuvia, "protocol_error");
-    // What is neither gets nothing.
+    // What is neither gets the alert of a record of an unknown type.
     let mut stream = connect(address);
     stream.write_all(b"\x80\x2e\x01\x00\x02garbage").unwrap();
-    assert_eq!(rest(stream), b"");
+    assert_eq!(rest(stream), b"\x15\x03\x03\x00\x02\x02\x0a");
     assert_eq!(exuvia.stop(), 0);
 }
 
 /// The first flight of a client, as it is on the wire.
-fn client_hello() -> Vec<u8> {
+pub fn client_hello() -> Vec<u8> {
     use std::sync::Arc;
     let roots = rustls::RootCertStore::empty();
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
