@@ -151,7 +151,11 @@ fn settings(config: Option<&Path>) -> Result<Settings, SettingsError> {
 }
 
 fn load(config: Option<&Path>) -> Result<Settings, Failure> {
-    settings(config).map_err(|error| Failure::new("configuration", error.to_string()))
+    settings(config).map_err(|error| {
+        // So that who mends the one does not meet the other next.
+        let files = tls::certificate_problems(error.certificates());
+        Failure::new("configuration", [vec![error.to_string()], files].concat().join("\n"))
+    })
 }
 
 fn socket_of(settings: &Settings) -> PathBuf {
@@ -385,10 +389,27 @@ impl Parts {
             }
             None => {}
         }
-        text.push_str("  exuvia upgrade    replaces this process; no connection notices\n");
-        text.push_str("  exuvia status     shows every generation alive\n");
-        text.push_str("  exuvia stop       finishes what is in flight, and ends\n");
+        let program = called();
+        for (command, does) in [
+            ("upgrade", "replaces this process; no connection notices"),
+            ("status ", "shows every generation alive"),
+            ("stop   ", "finishes what is in flight, and ends"),
+        ] {
+            text.push_str(&format!("  {program} {command}    {does}\n"));
+        }
         text
+    }
+}
+
+/// What a person has to type for this program: its name where the PATH finds it by that, and otherwise what it was
+/// started as.
+fn called() -> String {
+    let (own, path) = (std::env::current_exe().ok(), std::env::var_os("PATH").unwrap_or_default());
+    let found = std::env::split_paths(&path).map(|folder| folder.join("exuvia")).find(|file| file.is_file());
+    let found = found.and_then(|file| file.canonicalize().ok());
+    match std::env::args_os().next() {
+        Some(typed) if found.is_none() || found != own => typed.display().to_string(),
+        _ => "exuvia".to_owned(),
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
 
     let workers = check.read("workers", &raw.workers, value::workers(cpus));
     let certificates = protocols::certificates(&raw.certificates, check);
+    check.problems.certificates = certificates.clone().unwrap_or_default();
     let names: Vec<&str> = raw.certificates.keys().map(String::as_str).collect();
     let listeners = listeners(&raw.listeners, &names, check);
     let tls = protocols::tls(&raw.tls, check);

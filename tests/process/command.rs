@@ -175,6 +175,8 @@ fn without_a_command_it_runs_and_says_what_to_try() {
     for word in ["no upstream is configured", "exuvia upgrade", "exuvia status"] {
         assert!(banner.contains(word), "{word:?} is not in {banner}");
     }
+    // It is not on the PATH.
+    assert!(banner.contains(&format!("\n  {EXUVIA} upgrade ")), "{banner}");
     // What it says to try works word for word.
     let address = banner.split("curl http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
     let address: SocketAddr = address.parse().unwrap();

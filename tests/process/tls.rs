@@ -435,3 +435,26 @@ fn bad_certificates_change_nothing() {
     shows(exuvia.address(), &[], &["subject=CN = site\n"]);
     assert_eq!(exuvia.stop(), 0);
 }
+
+/// Of a chain and a key that were both missing only the chain was told, and no file was looked at while another
+/// setting was wrong.
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("exuvia.toml");
+    let site = "[certificates.site]\nchain = \"/nowhere/chain.pem\"\nkey = \"/nowhere/key.pem\"\n";
+    let web = "[listeners.web]\naddress = \"127.0.0.1:0\"\ncertificates = [\"site\"]\n";
+    let told = |others: &str| {
+        fs::write(&config, format!("{others}{site}{web}")).unwrap();
+        let checked = program(&["check", "--config"]).arg(&config).output().unwrap();
+        assert_eq!(checked.status.code(), Some(1));
+        String::from_utf8(checked.stderr).unwrap()
+    };
+    for (others, words) in [("", ""), ("workers = 0\n[drain]\ntimeout = \"soon\"\n", "drain.timeout")] {
+        let text = told(others);
+        for word in ["certificates.site", "/nowhere/chain.pem", "/nowhere/key.pem", words] {
+            assert!(text.contains(word), "no {word:?} in {text}");
+        }
+    }
+    assert!(told("workers = 0\n").contains("workers = 0"));
+}
