@@ -2,6 +2,7 @@
 
 mod answered;
 mod help;
+mod keys;
 mod screen;
 mod status;
 mod stop;

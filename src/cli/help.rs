@@ -111,7 +111,7 @@ Phases:
 
 Examples:
   exuvia status --json | jq .generation
-  exuvia status --watch   A page that goes on, until Ctrl-C
+  exuvia status --watch   A page that goes on, until q or Ctrl-C
   exuvia status --watch --json | jq -c .rates
 
 Exit status:
