@@ -23,7 +23,7 @@ use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
 use crate::log::{self, Log};
 use crate::metrics::{self, Exposition, Family};
-use crate::overview::{Observer, Place};
+use crate::overview::{Observer, Past, Place};
 use crate::resolver::{self, Resolver};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
@@ -50,6 +50,10 @@ const NAMES: &str = "names";
 
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
+
+/// The name under which the next generation is given the last ten minutes, and how much of it, in bytes.
+const PAST: &str = "past";
+const MAX_PAST: usize = 16 * 1024;
 
 /// Runs the proxy until it has stopped or another generation has taken over; behind a supervisor where one
 /// is wanted.
@@ -254,14 +258,21 @@ impl Parts {
         let columns = worker::Columns::plan(startup.plan(), &servers);
         let lookup_columns = resolver::Columns::plan(startup.plan());
         let log_columns = log::Columns::plan(startup.plan());
+        let past = startup.luggage().take(PAST).map(|text| Past::handed_on(&text)).unwrap_or_default();
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
-        let (tickets, resolver) = (self.tls.tickets.clone(), self.resolver.clone());
+        let observer =
+            Observer::new(generation, VERSION, handle.viewer(), driver.history(), driver.books(), servers);
+        let (tickets, resolver, packed) = (self.tls.tickets.clone(), self.resolver.clone(), observer.clone());
         driver.pack(move || {
             let mut luggage = Tls::pack(&tickets);
             if let Some(known) = resolver.hand_on() {
                 luggage.insert(NAMES, known);
+            }
+            // Its quotes are escaped, and what else is handed on matters more.
+            if let Some(past) = packed.hand_on(MAX_PAST.min(luggage.room() / 4 * 3)) {
+                luggage.insert(PAST, past);
             }
             luggage
         });
@@ -277,7 +288,8 @@ impl Parts {
             }
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
-            Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))
+            observer.keep(past);
+            Ok(self.serve_operators(operator, listeners, exposition, observer, &driver, &handle))
         })();
         let operators = match begun {
             Ok(operators) => operators,
@@ -329,6 +341,7 @@ impl Parts {
         member: Member,
         listeners: Vec<Listener>,
         exposition: Exposition,
+        observer: Rc<Observer>,
         driver: &Driver,
         handle: &Handle,
     ) -> Operators {
@@ -339,7 +352,6 @@ impl Parts {
             config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
         });
         let (generation, viewer) = (driver.generation(), handle.viewer());
-        let observer = Observer::new(generation, VERSION, viewer.clone(), driver.history(), driver.books());
         let place = Place { listener: CONTROL, audience: Audience::Owner };
         let control = Rc::new(ControlServer::new(handle.clone(), extra, observer.clone(), place));
         let identity = Identity { generation, version: VERSION.to_owned() };

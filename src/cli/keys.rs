@@ -1,18 +1,18 @@
 //! The keys that a person presses while something is shown on the whole terminal.
 
-use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::thread;
 
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
-use nix::unistd::{getpgrp, read, tcgetpgrp};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::unistd::{getpgrp, tcgetpgrp};
+use tokio::sync::mpsc;
 
 /// A terminal whose keys come one by one and are not shown. It is given back as it was, whatever happens.
 #[derive(Debug)]
 pub(super) struct Keys {
-    input: AsyncFd<OwnedFd>,
     before: Termios,
+    quits: mpsc::Receiver<()>,
 }
 
 impl Keys {
@@ -24,35 +24,46 @@ impl Keys {
             return None;
         }
         let before = tcgetattr(stdin.as_fd()).ok()?;
-        let input = stdin.as_fd().try_clone_to_owned().ok()?;
-        let input = AsyncFd::with_interest(input, Interest::READABLE).ok()?;
-        let mut raw = before.clone();
-        // Signals stay: Ctrl-C is one. A read never waits, without O_NONBLOCK, which others would have, too.
+        let (sender, quits) = mpsc::channel(1);
+        // A read of a terminal cannot be taken back: its thread ends with the process.
+        let reads = thread::Builder::new().name("keys".into()).spawn(move || {
+            for key in io::stdin().lock().bytes().map_while(Result::ok) {
+                if b"qQ".contains(&key) && sender.blocking_send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        reads.ok()?;
+        let keys = Keys { before, quits };
+        keys.take_again();
+        Some(keys)
+    }
+
+    /// Takes the terminal after [`Keys::give_back`].
+    pub(super) fn take_again(&self) {
+        let mut raw = self.before.clone();
+        // Signals stay: Ctrl-C is one.
         raw.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
-        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 0;
+        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
-        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Keys { input, before })
+        tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &raw).ok();
+    }
+
+    /// Makes the terminal what it was.
+    pub(super) fn give_back(&self) {
+        tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.before).ok();
     }
 
     /// Waits until `q` is pressed. Cancel-safe.
-    pub(super) async fn quit(&self) {
-        loop {
-            let Ok(mut ready) = self.input.readable().await else { return std::future::pending().await };
-            let mut pressed = [0; 64];
-            match read(self.input.get_ref(), &mut pressed) {
-                Ok(0) => ready.clear_ready(),
-                Ok(length) if pressed[..length].iter().any(|key| b"qQ".contains(key)) => return,
-                Ok(_) => {}
-                // The terminal has gone, which a signal says, too.
-                Err(_) => return std::future::pending().await,
-            }
+    pub(super) async fn quit(&mut self) {
+        if self.quits.recv().await.is_none() {
+            std::future::pending().await
         }
     }
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        tcsetattr(self.input.get_ref(), SetArg::TCSANOW, &self.before).ok();
+        self.give_back();
     }
 }

@@ -69,7 +69,7 @@ impl Wishes {
         Wishes { interrupts: Interrupts::new(), others: taken.collect() }
     }
 
-    async fn next(&mut self, keys: Option<&Keys>) -> Wish {
+    async fn next(&mut self, keys: Option<&mut Keys>) -> Wish {
         let others = &mut self.others;
         let signalled = poll_fn(|cx| {
             let asked =
@@ -94,8 +94,7 @@ impl Wishes {
 pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
     let mut wishes = Wishes::new();
     let whole = !json && screen.is_lively();
-    let take_keys = || if whole { Keys::take() } else { None };
-    let mut keys = take_keys();
+    let mut keys = if whole { Keys::take() } else { None };
     let mut seen = Seen { has_keys: keys.is_some(), ..Seen::default() };
     let ended = loop {
         let wish = tokio::select! {
@@ -103,18 +102,17 @@ pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Resul
                 End::Unread => break Ok(Exit::Done),
                 End::Trouble(trouble) => break Err(trouble),
             },
-            wish = wishes.next(keys.as_ref()) => wish,
+            wish = wishes.next(keys.as_mut()) => wish,
         };
         match wish {
             Wish::Quit => break Ok(Exit::Done),
             Wish::End => break Ok(Exit::Interrupted),
             Wish::Pause => {
                 screen.leave();
-                drop(keys.take());
+                keys.iter().for_each(Keys::give_back);
                 // It returns when the process is to go on.
                 raise(SIGSTOP).ok();
-                keys = take_keys();
-                seen.has_keys = keys.is_some();
+                keys.iter().for_each(Keys::take_again);
             }
         }
     };

@@ -214,7 +214,7 @@ fn the_status_shows_who_serves_who_drains_and_where() {
         assert!(lines.any(|words| words.starts_with(begins)), "no line {begins:?} in\n{page}");
     };
     let version = env!("CARGO_PKG_VERSION");
-    assert!(page.starts_with(&format!("exuvia {version}: generation 2 (pid {new}) serves\n")), "{page}");
+    assert!(page.starts_with(&format!("exuvia {version}: generation 2 serves (pid {new})\n")), "{page}");
     row(&["executable"]);
     row(&["configuration", &exuvia.folder().join("exuvia.toml").display().to_string()]);
     row(&["control", &exuvia.control().display().to_string()]);

@@ -39,7 +39,7 @@ fn a_script_reads_a_document_a_line_over_an_upgrade() {
     let mut watching = exuvia.command(&["status", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(watching.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with("generation 2 serving"), "{line}");
+    assert!(line.starts_with("generation 2 serves"), "{line}");
     assert_eq!(eventually("it has ended", || watching.try_wait().unwrap()).code(), Some(0));
     assert_eq!(exuvia.stop(), 0);
 }

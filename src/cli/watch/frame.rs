@@ -6,7 +6,7 @@ use super::super::answered;
 use super::super::screen::{Line, Style};
 use super::super::time::{exactly, roughly};
 use super::lanes::{Known, Lane};
-use crate::overview::Overview;
+use crate::overview::{Overview, words};
 
 /// How wide it is where nothing says how wide it can be.
 pub(super) const PLAIN_WIDTH: usize = 100;
@@ -24,20 +24,16 @@ const TICKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'
 
 /// How a phase is drawn and called.
 fn drawn(phase: &str) -> (char, Style, &str) {
-    match phase {
-        "serving" => ('█', Style::Green, "serving"),
-        "upgrading" => ('█', Style::Green, "upgrading"),
-        "aborting" | "reclaiming" => ('█', Style::Green, "ends a failed one"),
-        "candidate" => ('▓', Style::Blue, "new, watched"),
-        "probation" => ('▒', Style::Magenta, "watching"),
-        "committing" => ('▒', Style::Magenta, "handing over"),
-        "draining" => ('░', Style::Yellow, "draining"),
-        "lame_duck" => ('░', Style::Yellow, "about to stop"),
-        "rolled_back" => ('░', Style::Red, "rolled back"),
-        "cut" => ('░', Style::Red, "cutting the rest"),
-        "starting" => ('·', Style::Faint, "starting"),
-        other => (' ', Style::Faint, other),
-    }
+    let (sign, style) = match phase {
+        "serving" | "upgrading" | "aborting" | "reclaiming" => ('█', Style::Green),
+        "candidate" => ('▓', Style::Blue),
+        "probation" | "committing" => ('▒', Style::Magenta),
+        "draining" | "lame_duck" => ('░', Style::Yellow),
+        "rolled_back" | "cut" => ('░', Style::Red),
+        "starting" => ('·', Style::Faint),
+        _ => (' ', Style::Faint),
+    };
+    (sign, style, words::phase(phase))
 }
 
 /// All of it, at most so wide.
@@ -65,8 +61,17 @@ fn hinted(mut lines: Vec<Line>, width: usize, height: usize, hint: &str) -> Vec<
 /// What is shown when nobody answers any more.
 pub(super) fn lost(known: &Known, silent: Duration, width: usize, height: usize, hint: &str) -> Vec<Line> {
     let silent = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-    let words = format!("no word from exuvia for {}; what is below was so before that", roughly(silent));
-    let mut lines = vec![Line::of(Style::Alarm, words).cut(width)];
+    let (style, words) = match known.latest.stopped {
+        true => (
+            Style::Bold,
+            format!("exuvia was stopped {} ago; what is below was so before that", roughly(silent)),
+        ),
+        false => (
+            Style::Alarm,
+            format!("no word from exuvia for {}; what is below was so before that", roughly(silent)),
+        ),
+    };
+    let mut lines = vec![Line::of(style, words).cut(width)];
     lines.extend(frame(known, width).into_iter().skip(1));
     hinted(lines, width, height, hint)
 }
@@ -77,10 +82,12 @@ pub(super) fn plain(lines: &[Line]) -> String {
 }
 
 fn title(overview: &Overview) -> Line {
-    let Overview { version, generation, pid, phase, at_ms, owner_since_ms, .. } = overview;
-    let mut line = Line::of(Style::Bold, format!("generation {generation} "));
+    let Overview { version, generation, pid, phase, at_ms, owner_since_ms, headline, .. } = overview;
     let (_, style, words) = drawn(phase);
-    line.push(style, words);
+    // An earlier version has none.
+    let headline =
+        if headline.is_empty() { format!("generation {generation}: {words}") } else { headline.clone() };
+    let mut line = Line::of(style, headline);
     let since =
         owner_since_ms.map(|since| format!(", the owner for {}", roughly(at_ms.saturating_sub(since))));
     line.push(Style::Faint, format!("   exuvia {version}, pid {pid}{}", since.unwrap_or_default()));
@@ -205,7 +212,7 @@ fn upgrades(overview: &Overview) -> Vec<Line> {
         line.push(Style::Plain, format!("{:>9}  ", exactly(past.took_ms)));
         let why: Vec<&str> =
             [&*past.step, &*past.message].into_iter().filter(|text| !text.is_empty()).collect();
-        line.push(Style::Faint, why.join(": "));
+        line.push(Style::Faint, why.join(": ").replace('\n', "; "));
         lines.push(line);
     }
     if lines.len() == 1 {
@@ -269,6 +276,7 @@ mod tests {
             pid: 4702,
             version: "0.1.0".into(),
             phase: "serving".into(),
+            headline: "generation 2 serves".into(),
             owner_since_ms: Some(85_000),
             generations: vec![generation(1, "draining", 10_000, 3), generation(2, "serving", 80_000, 40)],
             upgrades,
@@ -281,7 +289,7 @@ mod tests {
     #[test]
     fn a_frame_has_everything() {
         let expected = "\
-generation 2 serving   exuvia 0.1.0, pid 4702, the owner for 15 s
+generation 2 serves   exuvia 0.1.0, pid 4702, the owner for 15 s
 
 REQUESTS    FAILURES    P50         P99         IN FLIGHT   CONNECTIONS DROPPED
 12.5/s      0/s         -           7.50 ms     2           43          0
