@@ -231,11 +231,12 @@ fn a_page_opened_now_has_the_last_minutes_over_upgrades() {
     }
     drop(client);
     let old = exuvia.pid();
-    // Nobody has watched so far: the process keeps it for itself.
-    let past = eventually("some moments are kept", || {
-        let (_, first) = Events::open(address).next()?;
-        (first["past"]["t_ms"].as_array()?.len() >= 2).then(|| first["past"].clone())
-    });
+    // Nobody watches meanwhile: the process keeps it for itself.
+    let at_ms = || overview(address)["at_ms"].as_u64().unwrap();
+    let begun = at_ms();
+    eventually("some moments have passed", || (at_ms() >= begun + 2_500).then_some(()));
+    let past = Events::open(address).next().unwrap().1["past"].clone();
+    assert!(past["t_ms"].as_array().unwrap().len() >= 2, "{past}");
     assert!(past["requests_per_s"].as_array().unwrap().len() >= 2, "{past}");
     exuvia.upgrade();
     eventually("generation 1 is gone", || (!super::harness::is_alive(old)).then_some(()));
