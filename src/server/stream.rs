@@ -97,7 +97,7 @@ impl Downstream {
 
     /// Whether something that was written is not yet in the socket.
     pub(super) fn holds_written(&self) -> bool {
-        matches!(&self.kind, Kind::Tls { stream, .. } if stream.get_ref().1.wants_write())
+        matches!(&self.kind, Kind::Tls { stream, .. } if stream.session().wants_write())
     }
 
     /// Ready when something can be read. The kernel may have it already and the runtime not know.
