@@ -9,6 +9,7 @@ mod tls;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -16,13 +17,13 @@ use std::rc::Rc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_local};
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::{AdminServer, Identity};
 use crate::control::{ControlServer, Extra, socket};
 use crate::demo::{Demo, DemoInfo};
+use crate::log::{self, Log};
 use crate::metrics::{self, Exposition, Family};
-use crate::overview::{Observer, Place};
+use crate::overview::{Observer, Past, Place};
 use crate::resolver::{self, Resolver};
 use crate::restart::{
     self, Accepted, Audience, Driver, Failure, Handle, ListenAddr, ListenOptions, Listener, Luggage, Member,
@@ -41,7 +42,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All metrics, by the tables of those who count.
 pub fn families() -> impl Iterator<Item = Family> {
-    metrics::CORE.iter().chain(resolver::FAMILIES).copied().chain(worker::families())
+    metrics::CORE.iter().chain(log::FAMILIES).chain(resolver::FAMILIES).copied().chain(worker::families())
 }
 
 /// Under which name the addresses of servers travel.
@@ -50,22 +51,48 @@ const NAMES: &str = "names";
 const CONTROL: &str = "exuvia-control";
 const ADMIN: &str = "exuvia-admin";
 
+/// The name under which the next generation is given the last ten minutes, and how much of it, in bytes.
+const PAST: &str = "past";
+const MAX_PAST: usize = 16 * 1024;
+
 /// Runs the proxy until it has stopped or another generation has taken over; behind a supervisor where one
 /// is wanted.
 pub fn run(config: Option<PathBuf>, supervision: supervise::Mode) -> ExitCode {
     if supervise::wanted(supervision) {
         return supervise::run();
     }
-    let mut startup = match Startup::begin() {
-        Ok(startup) => startup,
-        Err(error) => return failed(&Failure::from(&error)),
+    let begun = Startup::begin();
+    // Not before: until then there is one thread.
+    let stderr = match &begun {
+        Ok(startup) => startup.standard_error(),
+        Err(_) => io::stderr().as_fd().try_clone_to_owned(),
     };
-    match Parts::build(&mut startup, config.as_deref()) {
-        Ok(parts) => parts.run(startup),
-        Err(failure) => {
-            startup.fail(failure.clone());
-            failed(&failure)
+    let log = match stderr.and_then(|stderr| Log::start(&stderr)) {
+        Ok(log) => log,
+        Err(error) => {
+            let failure = Failure::new("system", format!("cannot start the log: {error}"));
+            if let Ok(startup) = begun {
+                startup.fail(failure.clone());
+            }
+            return failed(&failure);
         }
+    };
+    let outcome = begun.map_err(|error| Failure::from(&error)).and_then(|mut startup| {
+        match Parts::build(&mut startup, config.as_deref(), &log) {
+            Ok(parts) => parts.run(startup, &log),
+            Err(failure) => {
+                startup.fail(failure.clone());
+                Err(failure)
+            }
+        }
+    });
+    if let Err(failure) = &outcome {
+        log.say(&in_words(failure));
+    }
+    log.finish();
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Broken) | Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -104,16 +131,20 @@ fn named(config: Option<&Path>) -> String {
     config.map_or_else(|| "the built-in settings".to_owned(), |path| path.display().to_string())
 }
 
+/// For a command that a person waits for; a process that serves has a [`Log`].
 fn failed(failure: &Failure) -> ExitCode {
-    let mut stderr = io::stderr().lock();
+    writeln!(io::stderr(), "{}", in_words(failure)).ok();
+    ExitCode::FAILURE
+}
+
+fn in_words(failure: &Failure) -> String {
     let Failure { step, message } = failure;
     // Several lines are a list, in which the first is no other than the rest.
     let message = match message.contains('\n') {
         true => format!("\n  {}", message.replace('\n', "\n  ")),
         false => format!(" {message}"),
     };
-    writeln!(stderr, "exuvia: {step}:{message}").ok();
-    ExitCode::FAILURE
+    format!("exuvia: {step}:{message}")
 }
 
 fn settings(config: Option<&Path>) -> Result<Settings, SettingsError> {
@@ -124,7 +155,11 @@ fn settings(config: Option<&Path>) -> Result<Settings, SettingsError> {
 }
 
 fn load(config: Option<&Path>) -> Result<Settings, Failure> {
-    settings(config).map_err(|error| Failure::new("configuration", error.to_string()))
+    settings(config).map_err(|error| {
+        // So that who mends the one does not meet the other next.
+        let files = tls::certificate_problems(error.certificates());
+        Failure::new("configuration", [vec![error.to_string()], files].concat().join("\n"))
+    })
 }
 
 fn socket_of(settings: &Settings) -> PathBuf {
@@ -154,9 +189,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(startup: &mut Startup, config: Option<&Path>) -> Result<Parts, Failure> {
+    fn build(startup: &mut Startup, config: Option<&Path>, log: &Log) -> Result<Parts, Failure> {
         let settings = load(config)?;
-        log(&settings)?;
+        subscribe(&settings, log)?;
         raise_descriptor_limit();
 
         let tls = Tls::load(&settings, startup.luggage())?;
@@ -187,22 +222,19 @@ impl Parts {
     }
 
     /// Starts the workers, then serves until the end.
-    fn run(mut self, startup: Startup) -> ExitCode {
+    fn run(mut self, startup: Startup, log: &Log) -> Result<Outcome, Failure> {
         let tasks = LocalSet::new();
         let lookups = self.lookups.take();
-        let outcome = tasks.block_on(&self.runtime, self.serve(startup, lookups));
+        let outcome = tasks.block_on(&self.runtime, self.serve(startup, lookups, log));
         drop(tasks);
-        match outcome {
-            Ok(Outcome::Done) => ExitCode::SUCCESS,
-            Ok(Outcome::Broken) => ExitCode::FAILURE,
-            Err(failure) => failed(&failure),
-        }
+        outcome
     }
 
     async fn serve(
         &self,
         mut startup: Startup,
         lookups: Option<resolver::Results>,
+        log: &Log,
     ) -> Result<Outcome, Failure> {
         let settings = &self.settings;
         let workers = settings.workers;
@@ -225,17 +257,26 @@ impl Parts {
         };
         let columns = worker::Columns::plan(startup.plan(), &servers);
         let lookup_columns = resolver::Columns::plan(startup.plan());
+        let log_columns = log::Columns::plan(startup.plan());
+        let past = startup.luggage().take(PAST).map(|text| Past::handed_on(&text)).unwrap_or_default();
         let (mut driver, handle, mut members) = startup
             .assemble(self.options(), workers + 1)
             .map_err(|error| advised(&error, "restart.pid_file"))?;
-        let (tickets, resolver) = (self.tls.tickets.clone(), self.resolver.clone());
+        let observer =
+            Observer::new(generation, VERSION, handle.viewer(), driver.history(), driver.books(), servers);
+        let (tickets, resolver, packed) = (self.tls.tickets.clone(), self.resolver.clone(), observer.clone());
         driver.pack(move || {
             let mut luggage = Tls::pack(&tickets);
             if let Some(known) = resolver.hand_on() {
                 luggage.insert(NAMES, known);
             }
+            // Its quotes are escaped, and what else is handed on matters more.
+            if let Some(past) = packed.hand_on(MAX_PAST.min(luggage.room() / 4 * 3)) {
+                luggage.insert(PAST, past);
+            }
             luggage
         });
+        log.serve(&mut driver, &log_columns);
         let begun = (|| -> Result<Operators, Failure> {
             let [control, admin] = operators;
             let operator =
@@ -247,7 +288,8 @@ impl Parts {
             }
             self.start_workers(members, shares, &columns)?;
             let listeners = control?.into_iter().chain(admin?).collect();
-            Ok(self.serve_operators(operator, listeners, exposition, &driver, &handle))
+            observer.keep(past);
+            Ok(self.serve_operators(operator, listeners, exposition, observer, &driver, &handle))
         })();
         let operators = match begun {
             Ok(operators) => operators,
@@ -257,10 +299,15 @@ impl Parts {
             }
         };
         if is_first {
-            self.banner(&driver);
+            log.show(self.banner(&driver));
         }
         driver.span().in_scope(|| {
-            tracing::info!(generation, pid = std::process::id(), version = VERSION, "ready");
+            let pid = std::process::id();
+            // Of an upgrade the old process says it, in one line with how that ends.
+            match is_first {
+                true => tracing::info!(generation, pid, version = VERSION, "ready"),
+                false => tracing::debug!(generation, pid, version = VERSION, "ready"),
+            }
         });
         let outcome = driver.run().await;
         // The one who asked for the upgrade, or for the stop, is still to hear how it ended.
@@ -294,6 +341,7 @@ impl Parts {
         member: Member,
         listeners: Vec<Listener>,
         exposition: Exposition,
+        observer: Rc<Observer>,
         driver: &Driver,
         handle: &Handle,
     ) -> Operators {
@@ -304,7 +352,6 @@ impl Parts {
             config: self.config.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone())),
         });
         let (generation, viewer) = (driver.generation(), handle.viewer());
-        let observer = Observer::new(generation, VERSION, viewer.clone(), driver.history(), driver.books());
         let place = Place { listener: CONTROL, audience: Audience::Owner };
         let control = Rc::new(ControlServer::new(handle.clone(), extra, observer.clone(), place));
         let identity = Identity { generation, version: VERSION.to_owned() };
@@ -327,7 +374,7 @@ impl Parts {
     }
 
     /// What to try next, for a person who has just started it.
-    fn banner(&self, driver: &Driver) {
+    fn banner(&self, driver: &Driver) -> String {
         let mut text = format!("exuvia {VERSION}, pid {}\n", std::process::id());
         if let Some(address) = driver.address(ADMIN) {
             text.push_str(&format!("  status page: http://{address}/    to be opened in a browser\n"));
@@ -354,11 +401,27 @@ impl Parts {
             }
             None => {}
         }
-        text.push_str("  exuvia upgrade    replaces this process; no connection notices\n");
-        text.push_str("  exuvia status     shows every generation alive\n");
-        text.push_str("  exuvia stop       finishes what is in flight, and ends\n");
-        // Nobody may be reading.
-        io::stdout().write_all(text.as_bytes()).ok();
+        let program = called();
+        for (command, does) in [
+            ("upgrade", "replaces this process; no connection notices"),
+            ("status ", "shows every generation alive"),
+            ("stop   ", "finishes what is in flight, and ends"),
+        ] {
+            text.push_str(&format!("  {program} {command}    {does}\n"));
+        }
+        text
+    }
+}
+
+/// What a person has to type for this program: its name where the PATH finds it by that, and otherwise what it was
+/// started as.
+fn called() -> String {
+    let (own, path) = (std::env::current_exe().ok(), std::env::var_os("PATH").unwrap_or_default());
+    let found = std::env::split_paths(&path).map(|folder| folder.join("exuvia")).find(|file| file.is_file());
+    let found = found.and_then(|file| file.canonicalize().ok());
+    match std::env::args_os().next() {
+        Some(typed) if found.is_none() || found != own => typed.display().to_string(),
+        _ => "exuvia".to_owned(),
     }
 }
 
@@ -431,18 +494,10 @@ fn advised(error: &restart::Error, key: &str) -> Failure {
     Failure::new(error.step(), format!("{error}{advice}"))
 }
 
-fn log(settings: &Settings) -> Result<(), Failure> {
-    let invalid =
-        |error: &dyn std::fmt::Display| Failure::new("configuration", format!("log.level: {error}"));
-    let filter = EnvFilter::try_new(&settings.log.level).map_err(|error| invalid(&error))?;
-    // A standard error that nobody reads any more is no reason to fail.
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
-    let set = match settings.log.format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|error| invalid(&error))
+fn subscribe(settings: &Settings, log: &Log) -> Result<(), Failure> {
+    let style = log.style(settings.log.format == LogFormat::Json, io::stderr().is_terminal());
+    log.subscribe(&settings.log.level, style)
+        .map_err(|error| Failure::new("configuration", format!("log.level: {error}")))
 }
 
 /// As many descriptors as this process may have: each connection takes one, and the soft limit is meant for

@@ -2,6 +2,7 @@
 
 mod answered;
 mod help;
+mod keys;
 mod screen;
 mod status;
 mod stop;
@@ -14,6 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use http::{Method, StatusCode};
@@ -169,6 +171,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = advised(error);
             // Help, or what is wrong; nobody may be there to read it.
             error.print().ok();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -200,6 +203,17 @@ pub fn main() -> ExitCode {
             ask(control, config, async |socket, screen| stop::run(socket, now, screen).await)
         }
     }
+}
+
+/// A mistake in the command line, with what others call `reload` told to be an upgrade here.
+fn advised(mut error: clap::Error) -> clap::Error {
+    let invalid = error.get(ContextKind::InvalidSubcommand);
+    if matches!(invalid, Some(ContextValue::String(word)) if matches!(word.as_str(), "reload" | "restart")) {
+        let meant = "every change, also one of the configuration alone, is an upgrade: exuvia upgrade";
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![meant.into()]));
+    }
+    error
 }
 
 /// Runs a command that speaks with the running process.
@@ -339,6 +353,13 @@ mod tests {
             let error = Cli::try_parse_from(words.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{words}");
         }
+    }
+
+    #[test]
+    fn what_others_call_a_reload_is_an_upgrade() {
+        let error = advised(Cli::try_parse_from(["exuvia", "reload"]).unwrap_err());
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("exuvia upgrade"), "{error}");
     }
 
     /// Lines that are set in columns must not be broken on a terminal of the usual width.

@@ -60,6 +60,9 @@ pub mod demo;
 pub mod metrics;
 
 #[cfg(feature = "proxy")]
+pub mod log;
+
+#[cfg(feature = "proxy")]
 mod timer;
 
 #[cfg(feature = "proxy")]

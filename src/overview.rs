@@ -6,6 +6,8 @@
 
 mod figures;
 mod observer;
+mod past;
+pub mod words;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::restart::{PastUpgrade, UnderWay};
 pub use observer::{Observer, Place, Watcher};
+pub use past::{Lane, Past, Stretch};
 
 /// The document. Times are milliseconds since the Unix epoch; phases are words, because another version may have more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,8 @@ pub struct Overview {
     pub version: String,
     /// What it is doing.
     pub phase: String,
+    /// Who serves, in words.
+    pub headline: String,
     /// Since when it is the owner.
     pub owner_since_ms: Option<u64>,
     /// Every generation alive that has been ready, the oldest first.
@@ -42,6 +47,25 @@ pub struct Overview {
     pub rates: Option<Rates>,
     /// The servers behind this proxy.
     pub upstreams: Vec<Upstream>,
+    /// The last ten minutes, in the first document that somebody is given who watches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub past: Option<Past>,
+    /// Whether this is the last document, because exuvia was stopped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
+impl Overview {
+    /// Every generation alive, and the one that an upgrade has started and that is not ready.
+    pub fn with_starting(&self) -> Vec<Generation> {
+        let mut all = self.generations.clone();
+        if let Some(next) = self.upgrade.filter(|next| all.iter().all(|one| one.generation != next.to)) {
+            let phase = "starting".to_owned();
+            let started_ms = next.since_ms;
+            all.push(Generation { generation: next.to, phase, started_ms, ..Generation::default() });
+        }
+        all
+    }
 }
 
 /// A generation that is alive.

@@ -32,6 +32,7 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
+pub(crate) use body::Answered;
 #[cfg(test)]
 pub(crate) use body::MAX_LEFTOVER;
 pub use body::{Body, ClientBody};

@@ -63,6 +63,7 @@ mod pidfile;
 mod segment;
 mod signals;
 mod spawn;
+mod standard_error;
 mod startup;
 pub mod state;
 mod status;
@@ -83,9 +84,10 @@ pub use luggage::Luggage;
 pub use member::Member;
 pub use milestone::Milestone;
 pub use segment::{
-    Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table,
+    Entry, Histogram, Kind as EntryKind, Malformed, Plan, Segment, Series, Shard, Slot, Table, Tally,
 };
 pub use signals::{HeldSignals, born_held};
+pub use standard_error::StandardError;
 pub use startup::{Options, Startup};
 pub use state::{Failure, Phase, Stop, Verdict};
 pub use status::{GenerationStatus, ListenerStatus, Progress, Status};

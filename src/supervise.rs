@@ -46,6 +46,7 @@ use std::{env, fmt};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::log::Log;
 use generations::{Ended, Generations};
 use notify::{NotifySocket, Upstream};
 use orders::{Orders, Send};
@@ -77,24 +78,33 @@ pub fn wanted(mode: Mode) -> bool {
 /// was there.
 pub fn run() -> ExitCode {
     let surroundings = Surroundings::look();
+    let mut log = None;
     let result = match surroundings.role(Mode::Always) {
         Role::Heir => Err(inherit()),
         Role::Main => Err("this process has a supervisor already".to_owned()),
-        Role::Supervisor => Supervisor::start(&surroundings).and_then(Supervisor::run),
+        Role::Supervisor => Supervisor::start(&surroundings, &mut log).and_then(Supervisor::run),
     };
-    match result {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            say(format_args!("{error}"));
+    match (result, log) {
+        (Ok(status), _) => ExitCode::from(status),
+        (Err(error), Some(log)) => {
+            log.say(&format!("{NAME}: {error}"));
+            ExitCode::FAILURE
+        }
+        // Nothing runs that this could stop.
+        (Err(error), None) => {
+            writeln!(io::stderr(), "{NAME}: {error}").ok();
             ExitCode::FAILURE
         }
     }
 }
 
-/// Tells a person. A standard error that nobody reads, such as a terminal's that has closed, is no reason
-/// to stop.
+/// What its lines begin with.
+const NAME: &str = "exuvia supervisor";
+
+/// Tells a person. A standard error that nobody reads, such as a terminal's that has closed or a full pipe, is no
+/// reason to stop, nor to wait.
 fn say(text: fmt::Arguments<'_>) {
-    writeln!(io::stderr(), "exuvia supervisor: {text}").ok();
+    tracing::warn!("{text}");
 }
 
 /// Returns if it fails.
@@ -122,9 +132,14 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(surroundings: &Surroundings) -> Result<Supervisor, String> {
+    fn start(surroundings: &Surroundings, log: &mut Option<Log>) -> Result<Supervisor, String> {
         // First of all, so that no signal is lost and none ends this process without the other.
         let signals = Signals::take().map_err(|error| format!("cannot take the signals: {error}"))?;
+        // Its thread takes no signals either.
+        let stderr = io::stderr().as_fd().try_clone_to_owned();
+        let stderr = stderr.map_err(|error| format!("cannot use the standard error: {error}"))?;
+        let log = log.insert(Log::start(&stderr).map_err(|error| format!("cannot start the log: {error}"))?);
+        log.subscribe_plain(NAME)?;
         let notify = NotifySocket::bind().map_err(|error| format!("cannot make NOTIFY_SOCKET: {error}"))?;
         let upstream = Upstream::new(surroundings.notify_socket.as_deref());
         let program = env::args_os().next().unwrap_or_default();

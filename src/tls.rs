@@ -2,15 +2,17 @@
 //! that it is.
 //!
 //! [`Certificate`] is what two files hold, checked; a [`Listening`] of some of them becomes the configuration
-//! of a listener. [`Tickets`] are the keys to the sessions of one generation after another. [`Records`] lies
-//! under a connection and knows whether a record has begun.
+//! of a listener. [`Tickets`] are the keys to the sessions of one generation after another. A [`ServerStream`] is a
+//! connection, and [`Records`] lies under it and knows whether a record has begun.
 //!
 //! The library is rustls with the cryptography of aws-lc. Nothing here logs a key, nor prints one.
 
+mod alert;
 mod certificate;
 pub mod client;
 mod records;
 mod resolver;
+mod stream;
 mod subject;
 mod tickets;
 
@@ -29,8 +31,10 @@ use rustls::server::{
 };
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 
+pub use alert::plain as plain_alert;
 pub use certificate::Certificate;
 pub use records::Records;
+pub use stream::ServerStream;
 pub use subject::{MAX_SUBJECT, NoSubject, subject};
 pub use tickets::{MIN_KEY_FILE, Tickets};
 

@@ -53,6 +53,8 @@ mod idle;
 mod large;
 #[path = "process/listeners.rs"]
 mod listeners;
+#[path = "process/log.rs"]
+mod log;
 #[path = "process/multiplexed.rs"]
 mod multiplexed;
 #[path = "process/names.rs"]
@@ -79,6 +81,8 @@ mod smuggling;
 mod status_page;
 #[path = "process/tls.rs"]
 mod tls;
+#[path = "process/tls_alerts.rs"]
+mod tls_alerts;
 #[path = "process/tls_upgrade.rs"]
 mod tls_upgrade;
 #[path = "process/tunnel.rs"]

@@ -97,6 +97,13 @@ mod tests {
     }
 
     #[test]
+    fn phases_have_one_name_in_the_page_and_in_the_commands() {
+        for (phase, words) in crate::overview::words::PHASES {
+            assert!(PAGE.contains(&format!(" {phase}: \"{words}\"")), "{phase}: {words}");
+        }
+    }
+
+    #[test]
     fn only_what_is_in_the_page_may_run() {
         let policy = policy("<style>a</style><script>b</script>");
         // echo -n b | openssl dgst -sha256 -binary | base64

@@ -9,7 +9,8 @@ use crate::proxy;
 use crate::restart::{Failure, Luggage};
 use crate::server::TlsConfig;
 use crate::settings::{
-    ClientCertificates, ListenerTlsSettings, Protocol, Settings, TlsVersion, UpstreamTlsSettings,
+    CertificateSettings, ClientCertificates, ListenerTlsSettings, Protocol, Settings, TlsVersion,
+    UpstreamTlsSettings,
 };
 use crate::tls::{self, Certificate, Listening, MinVersion, Tickets};
 
@@ -40,7 +41,7 @@ impl Tls {
                     warnings.extend(odd.into_iter().map(|odd| format!("certificates.{}: {odd}", one.name)));
                     certificates.insert(one.name.as_str(), Arc::new(certificate));
                 }
-                Err(error) => errors.push(format!("certificates.{}: {error}", one.name)),
+                Err(error) => errors.extend(file_problems(one, &error)),
             }
         }
 
@@ -90,6 +91,22 @@ impl Tls {
         }
         luggage
     }
+}
+
+/// What is wrong with the files of these certificates, a line for each.
+pub(super) fn certificate_problems(certificates: &[CertificateSettings]) -> Vec<String> {
+    let problems = |one: &CertificateSettings| match Certificate::load(&one.chain, &one.key) {
+        Ok(_) => Vec::new(),
+        Err(error) => file_problems(one, &error),
+    };
+    certificates.iter().flat_map(problems).collect()
+}
+
+/// What `error` says of a certificate, and what else is wrong with its files.
+fn file_problems(one: &CertificateSettings, error: &tls::Error) -> Vec<String> {
+    let also = if error.path == one.chain { Certificate::check_key(&one.key).err() } else { None };
+    let errors = [Some(error), also.as_ref()];
+    errors.into_iter().flatten().map(|error| format!("certificates.{}: {error}", one.name)).collect()
 }
 
 fn load_tickets(settings: &Settings, handed: Option<&str>) -> Result<(Tickets, Option<String>), String> {

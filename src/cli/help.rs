@@ -99,19 +99,21 @@ Phases:
   starting     not ready yet
   candidate    ready and accepting; the old process still watches it
   upgrading    serving, and starting a new process
-  aborting     serving, and ending a new process that failed
-  reclaiming   the same, after that one was told to take over and did not
-  probation    watching the new process, ready to take everything back
-  committing   handing over to the new process
-  lame duck    accepting, but not ready: it was asked to stop
+  ends a failed one  serving, and ending a new process that failed
+  taking back  the same, after that one was told to take over and did not
+  watching     watching the new process, ready to take everything back
+  handing over  to the new process
+  about to stop  accepting, but not ready: it was asked to stop
                (drain.stop_delay)
   draining     finishing what it had accepted
-  cut          closing what did not finish within drain.timeout
+  cutting the rest  closing what did not finish within drain.timeout
   rolled back  draining, since its upgrade was taken back
+(--json has the names of the program: aborting, reclaiming, probation, \
+committing, lame_duck, cut, rolled_back)
 
 Examples:
   exuvia status --json | jq .generation
-  exuvia status --watch   A page that goes on, until Ctrl-C
+  exuvia status --watch   A page that goes on, until q or Ctrl-C
   exuvia status --watch --json | jq -c .rates
 
 Exit status:

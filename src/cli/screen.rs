@@ -56,6 +56,24 @@ impl Line {
         harmless(text.trim_end())
     }
 
+    /// What of it is at most so wide, cut between two words, with a sign that there was more.
+    pub(super) fn cut(&self, width: usize) -> Line {
+        let all: Vec<(Style, char)> =
+            self.0.iter().flat_map(|(style, text)| text.chars().map(|char| (*style, char))).collect();
+        let end = all.iter().rposition(|(_, char)| *char != ' ').map_or(0, |last| last + 1);
+        if end <= width {
+            return self.clone();
+        }
+        let room = width.saturating_sub(1);
+        let is_gap = |at: &usize| all[*at].1 == ' ';
+        // A word that fills all of it is cut after all.
+        let end = (0..=room).rev().find(is_gap).filter(|at| all[..*at].iter().any(|(_, char)| *char != ' '));
+        let mut line = Line::default();
+        all[..end.unwrap_or(room)].iter().for_each(|(style, char)| line.push(*style, char));
+        line.push(Style::Faint, if width > 0 { "…" } else { "" });
+        line
+    }
+
     /// With the terminal's codes (ECMA-48, section 8.3.117), at most so wide.
     fn styled(&self, width: usize) -> String {
         let mut room = width;
@@ -202,6 +220,19 @@ mod tests {
         assert_eq!(harmless("\x1b[31"), "");
         assert_eq!(harmless("\x1b[31\nnext"), "\nnext");
         assert_eq!(harmless("\u{9b}31mé"), "31mé");
+    }
+
+    #[test]
+    fn a_line_is_cut_between_words() {
+        let mut line = Line::of(Style::Green, "serving and");
+        line.push(Style::Plain, " watching   ");
+        let cut = |width| line.cut(width).plain();
+        assert_eq!(cut(20), "serving and watching");
+        assert_eq!(cut(19), "serving and…");
+        assert_eq!(cut(12), "serving and…");
+        assert_eq!(cut(11), "serving…");
+        assert_eq!(cut(4), "ser…");
+        assert_eq!((cut(1).as_str(), cut(0).as_str()), ("…", ""));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use super::time::roughly;
 use super::{Exit, Trouble, answered};
 use crate::control::StatusReport;
 use crate::control::client;
-use crate::restart::{Failure, GenerationStatus, KindStatus, PastUpgrade, Phase, Trial, Verdict, cost_words};
+use crate::overview::words;
+use crate::restart::{
+    Failure, GenerationStatus, KindStatus, PastUpgrade, Phase, Status, Trial, Verdict, cost_words,
+};
 
 /// Asks the process behind `socket` and prints what it answers.
 pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
@@ -66,11 +69,10 @@ fn page(report: &StatusReport) -> String {
     );
 
     format!(
-        "exuvia {}: generation {} (pid {}) {}\n\n{}\n\n{}\n\n{}",
+        "exuvia {}: {} (pid {})\n\n{}\n\n{}\n\n{}",
         status.version,
-        status.generation,
+        headline(status),
         status.pid,
-        doing(status.phase),
         table(&facts),
         table(&generations),
         table(&listeners),
@@ -110,25 +112,14 @@ fn kind_words(kind: &KindStatus) -> String {
 }
 
 fn phase_words(phase: Option<Phase>) -> String {
-    phase.map_or("no answer".into(), |phase| phase.as_str().replace('_', " "))
+    phase.map_or("no answer".into(), |phase| words::phase(phase.as_str()).to_owned())
 }
 
-/// What the one that answers does, after its name.
-fn doing(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Starting => "is starting",
-        Phase::Candidate => "accepts, watched by its predecessor",
-        Phase::Serving => "serves",
-        Phase::Upgrading => "serves and starts its successor",
-        Phase::Aborting | Phase::Reclaiming => "serves and ends a successor that failed",
-        Phase::Probation => "watches its successor",
-        Phase::Committing => "hands over to its successor",
-        Phase::RolledBack => "was rolled back and drains",
-        Phase::LameDuck => "accepts, but is about to stop",
-        Phase::Draining => "drains",
-        Phase::Cut => "cuts its last connections",
-        Phase::Gone => "ends",
-    }
+/// Who serves, as the status page says it. What the one that answers does is certain.
+fn headline(status: &Status) -> String {
+    let others = status.generations.iter().filter(|one| one.generation != status.generation);
+    let others = others.filter_map(|one| Some((one.generation, one.phase?.as_str())));
+    words::headline(others.chain([(status.generation, status.phase.as_str())]))
 }
 
 fn verdict_words(verdict: &Verdict) -> String {
@@ -155,7 +146,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restart::{ListenerStatus, Status};
+    use crate::restart::ListenerStatus;
 
     fn kind(kind: &str, open: i64, active: i64) -> KindStatus {
         KindStatus { kind: kind.into(), began: 100, open, active, ends: vec![] }
@@ -208,7 +199,7 @@ mod tests {
     #[test]
     fn the_page_says_who_serves_and_who_drains() {
         let expected = "\
-exuvia 0.2.0: generation 2 (pid 4711) serves
+exuvia 0.2.0: generation 2 serves (pid 4711)
 
 executable     /opt/exuvia/bin/exuvia
 configuration  /etc/exuvia/exuvia.toml

@@ -3,14 +3,19 @@
 mod frame;
 mod lanes;
 
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal::{SIGSTOP, SIGTSTP};
+use nix::sys::signal::raise;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::keys::Keys;
 use super::screen::Screen;
 use super::{Exit, Interrupts, Trouble};
 use crate::control::client::{self, ClientError, Lines};
@@ -37,35 +42,104 @@ impl From<io::Error> for End {
     }
 }
 
+/// What a person or another process wants of this one.
+enum Wish {
+    Quit,
+    End,
+    /// To be stopped and to go on later, as Ctrl-Z does.
+    Pause,
+}
+
+/// The signals by which a terminal's user, or the terminal's end, ends or stops a program. From now on none of them
+/// leaves the terminal as it is.
+struct Wishes {
+    interrupts: Interrupts,
+    others: Vec<(Signal, fn() -> Wish)>,
+}
+
+impl Wishes {
+    fn new() -> Wishes {
+        let kinds: [(SignalKind, fn() -> Wish); 4] = [
+            (SignalKind::terminate(), || Wish::End),
+            (SignalKind::hangup(), || Wish::End),
+            (SignalKind::quit(), || Wish::End),
+            (SignalKind::from_raw(SIGTSTP as i32), || Wish::Pause),
+        ];
+        let taken = kinds.into_iter().filter_map(|(kind, wish)| Some((signal(kind).ok()?, wish)));
+        Wishes { interrupts: Interrupts::new(), others: taken.collect() }
+    }
+
+    async fn next(&mut self, keys: Option<&mut Keys>) -> Wish {
+        let others = &mut self.others;
+        let signalled = poll_fn(|cx| {
+            let asked =
+                others.iter_mut().find_map(|(signal, wish)| signal.poll_recv(cx).is_ready().then_some(wish));
+            asked.map_or(Poll::Pending, |wish| Poll::Ready(wish()))
+        });
+        let pressed = async {
+            match keys {
+                Some(keys) => keys.quit().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.interrupts.next() => Wish::End,
+            wish = signalled => wish,
+            () = pressed => Wish::Quit,
+        }
+    }
+}
+
 /// Shows what the process behind `socket`, and each that follows it, is doing, until it is interrupted.
 pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Result<Exit, Trouble> {
-    let mut interrupts = Interrupts::new();
-    let mut terminate = signal(SignalKind::terminate()).ok();
-    let terminated = async {
-        match &mut terminate {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
+    let mut wishes = Wishes::new();
+    let whole = !json && screen.is_lively();
+    let mut keys = if whole { Keys::take() } else { None };
+    let mut seen = Seen { has_keys: keys.is_some(), ..Seen::default() };
+    let ended = loop {
+        let wish = tokio::select! {
+            end = watch(socket, json, screen, &mut seen) => match end {
+                End::Unread => break Ok(Exit::Done),
+                End::Trouble(trouble) => break Err(trouble),
+            },
+            wish = wishes.next(keys.as_mut()) => wish,
+        };
+        match wish {
+            Wish::Quit => break Ok(Exit::Done),
+            Wish::End => break Ok(Exit::Interrupted),
+            Wish::Pause => {
+                screen.leave();
+                keys.iter().for_each(Keys::give_back);
+                // It returns when the process is to go on.
+                raise(SIGSTOP).ok();
+                keys.iter().for_each(Keys::take_again);
+            }
         }
-    };
-    let ended = tokio::select! {
-        end = watch(socket, json, screen) => match end {
-            End::Unread => Ok(Exit::Done),
-            End::Trouble(trouble) => Err(trouble),
-        },
-        () = interrupts.next() => Ok(Exit::Interrupted),
-        () = terminated => Ok(Exit::Interrupted),
     };
     // What is said of it must stay.
     screen.leave();
     ended
 }
 
-async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
-    let mut known = Known::default();
-    let mut heard: Option<Instant> = None;
+/// What was seen so far.
+#[derive(Default)]
+struct Seen {
+    known: Known,
+    heard: Option<Instant>,
+    /// Whether keys are heard.
+    has_keys: bool,
+}
+
+impl Seen {
+    fn hint(&self) -> &'static str {
+        if self.has_keys { "q or Ctrl-C: end" } else { "Ctrl-C: end" }
+    }
+}
+
+async fn watch(socket: &Path, json: bool, screen: &mut Screen, seen: &mut Seen) -> End {
     loop {
         let trouble = match client::stream(socket, Method::GET, "/v1/watch").await {
-            Ok(Ok(lines)) => match show(lines, json, screen, &mut known, &mut heard).await {
+            Ok(Ok(lines)) => match show(lines, json, screen, seen).await {
                 Ok(()) => Err(ClientError::Broken("it says nothing more".into())),
                 Err(end) => return end,
             },
@@ -78,11 +152,12 @@ async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
             }
             Err(error) => Err(error),
         };
-        match heard {
+        match seen.heard {
             // Another process is the owner, or will be.
             Some(at) if at.elapsed() < GIVE_UP => {
                 if !json && screen.is_lively() && at.elapsed() > SILENCE / 2 {
-                    screen.frame(&frame::lost(&known, at.elapsed()));
+                    let (width, height) = screen.size();
+                    screen.frame(&frame::lost(&seen.known, at.elapsed(), width, height, seen.hint()));
                 }
                 sleep(RETRY).await;
             }
@@ -92,26 +167,20 @@ async fn watch(socket: &Path, json: bool, screen: &mut Screen) -> End {
 }
 
 /// Shows what comes, until it ends.
-async fn show(
-    mut lines: Lines,
-    json: bool,
-    screen: &mut Screen,
-    known: &mut Known,
-    heard: &mut Option<Instant>,
-) -> Result<(), End> {
+async fn show(mut lines: Lines, json: bool, screen: &mut Screen, seen: &mut Seen) -> Result<(), End> {
     while let Ok(Ok(Some(line))) = timeout(SILENCE, lines.next()).await {
         let Ok(overview) = serde_json::from_slice::<Overview>(&line) else { continue };
-        *heard = Some(Instant::now());
+        seen.heard = Some(Instant::now());
         if json {
             screen.raw(&[&line[..], b"\n"].concat())?;
             continue;
         }
-        known.add(overview);
+        seen.known.add(overview);
         if screen.is_lively() {
             let (width, height) = screen.size();
-            screen.frame(&frame::frame(known, width, height));
+            screen.frame(&frame::whole(&seen.known, width, height, seen.hint()));
         } else {
-            let lines = frame::frame(known, frame::PLAIN_WIDTH, usize::MAX);
+            let lines = frame::frame(&seen.known, frame::PLAIN_WIDTH);
             screen.raw(format!("{}\n\n", frame::plain(&lines)).as_bytes())?;
         }
     }

@@ -47,7 +47,10 @@ fn folder(uid: u32, runtime: Option<PathBuf>) -> PathBuf {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be made or looked at.
-    #[error("cannot {what} the control socket's folder {}: {cause}", folder.display())]
+    #[error(
+        "cannot {what} the control socket's folder {}: {cause}; control.socket names another place",
+        folder.display()
+    )]
     System {
         /// What was to be done.
         what: &'static str,
@@ -93,7 +96,10 @@ pub enum FolderError {
         mode: u32,
     },
     /// Something else has its name.
-    #[error("{} is not a folder, so the control socket cannot be in it", folder.display())]
+    #[error(
+        "{} is not a folder, so the control socket cannot be in it; name another place with control.socket",
+        folder.display()
+    )]
     NotAFolder {
         /// What should be a folder.
         folder: PathBuf,

@@ -11,7 +11,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::figures::Figures;
-use super::{Overview, Rates};
+use super::{Overview, Past, Rates, words};
 use crate::restart::{Audience, BooksViewer, HistoryViewer, View, Viewer};
 
 /// How often it is made while somebody watches; beside that, when this process does something else.
@@ -33,6 +33,11 @@ pub struct Observer {
     watchers: RefCell<BTreeMap<&'static str, usize>>,
     /// Whether a task makes documents. It ends some time after the last one who watched has gone.
     ticking: Cell<bool>,
+    /// Whether the past is kept when nobody watches, too.
+    keeps: Cell<bool>,
+    past: RefCell<Past>,
+    /// The servers that are configured; others have been, and are counted still.
+    servers: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +82,7 @@ impl Observer {
         viewer: Viewer,
         history: HistoryViewer,
         books: BooksViewer,
+        servers: Vec<String>,
     ) -> Rc<Self> {
         Rc::new(Observer {
             generation,
@@ -88,7 +94,31 @@ impl Observer {
             documents: watch::Sender::new(Bytes::new()),
             watchers: RefCell::default(),
             ticking: Cell::new(false),
+            keeps: Cell::new(false),
+            past: RefCell::default(),
+            servers,
         })
+    }
+
+    /// Keeps the last ten minutes from now on, beginning with what the predecessor had. Must be called within a
+    /// `LocalSet`.
+    pub fn keep(self: &Rc<Self>, past: Past) {
+        self.past.replace(past);
+        self.keeps.set(true);
+        if !self.ticking.replace(true) {
+            spawn_local(tick(self.clone()));
+        }
+    }
+
+    /// The last ten minutes, as text of at most so many bytes.
+    pub fn hand_on(&self, most: usize) -> Option<String> {
+        self.past.borrow().hand_on(most)
+    }
+
+    /// Whether this process is one that people look at.
+    fn is_looked_at(&self) -> bool {
+        let phase = self.viewer.borrow().phase;
+        self.is_watched() || self.keeps.get() && (phase.accepts() || phase.owns())
     }
 
     /// The document as JSON, on one line without its end. It may be a second old, but it is never of an earlier phase.
@@ -117,7 +147,13 @@ impl Observer {
             // The last one is not so old.
             documents.mark_changed();
         }
-        Some(Watcher { observer: self.clone(), documents, viewer: self.viewer.clone(), place })
+        Some(Watcher {
+            observer: self.clone(),
+            documents,
+            viewer: self.viewer.clone(),
+            place,
+            told: Told::Nothing,
+        })
     }
 
     fn is_watched(&self) -> bool {
@@ -138,7 +174,9 @@ impl Observer {
         // Only a defect of ours keeps it from that, and is in the log.
         let Ok(figures) = read else { return Bytes::from_static(b"{}") };
         let at = figures.at;
-        let document = Bytes::from(serde_json::to_vec(&self.overview(figures)).unwrap_or_default());
+        let overview = self.overview(figures);
+        self.past.borrow_mut().add(&overview);
+        let document = Bytes::from(serde_json::to_vec(&overview).unwrap_or_default());
         self.state.borrow_mut().latest = Some((at, seen, document.clone()));
         document
     }
@@ -159,6 +197,8 @@ impl Observer {
             None => *base = Some(figures.clone()),
         }
         let (rates, upstreams) = rates.clone().unzip();
+        let mut upstreams = upstreams.unwrap_or(figures.upstreams);
+        upstreams.retain(|one| self.servers.contains(&one.name));
         let history = self.history.borrow().clone();
         Overview {
             at_ms: figures.at_ms,
@@ -166,13 +206,18 @@ impl Observer {
             pid: std::process::id(),
             version: self.version.clone(),
             phase: self.viewer.borrow().phase.as_str().to_owned(),
+            headline: words::headline(
+                figures.generations.iter().map(|one| (one.generation, one.phase.as_str())),
+            ),
             owner_since_ms: figures.owner_since_ms,
             generations: std::mem::take(&mut figures.generations),
             upgrade: history.under_way,
             upgrades: history.past,
             totals: figures.totals,
             rates,
-            upstreams: upstreams.unwrap_or(figures.upstreams),
+            upstreams,
+            past: None,
+            stopped: false,
         }
     }
 }
@@ -182,7 +227,7 @@ async fn tick(observer: Rc<Observer>) {
     let (mut viewer, mut history) = (observer.viewer.clone(), observer.history.clone());
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while observer.is_watched() {
+    while observer.is_watched() || observer.keeps.get() {
         let goes_on = tokio::select! {
             _ = ticks.tick() => true,
             changed = viewer.changed() => changed.is_ok(),
@@ -190,6 +235,9 @@ async fn tick(observer: Rc<Observer>) {
         };
         if !goes_on {
             break;
+        }
+        if !observer.is_looked_at() {
+            continue;
         }
         let document = observer.make().await;
         observer.documents.send_replace(document);
@@ -204,22 +252,56 @@ pub struct Watcher {
     documents: watch::Receiver<Bytes>,
     viewer: Viewer,
     place: Place,
+    told: Told,
+}
+
+/// How far one who watches is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    ThePast,
+    TheEnd,
 }
 
 impl Watcher {
-    /// The next document; `None` as soon as one who asks again is answered by another process, or by none.
+    /// The next document, the first with the past; `None` as soon as one who asks again is answered by another process,
+    /// or by none. The last document before none answers says that it is the last.
     pub async fn next(&mut self) -> Option<Bytes> {
-        while self.place.is_served(&self.viewer.borrow_and_update()) {
+        while self.told != Told::TheEnd && self.place.is_served(&self.viewer.borrow_and_update()) {
             tokio::select! {
                 biased;
-                changed = self.viewer.changed() => changed.ok()?,
+                changed = self.viewer.changed() => if changed.is_err() { return self.last() },
                 changed = self.documents.changed() => {
                     changed.ok()?;
-                    return Some(self.documents.borrow_and_update().clone());
+                    let document = self.documents.borrow_and_update().clone();
+                    if self.told == Told::Nothing {
+                        self.told = Told::ThePast;
+                        let past = serde_json::to_vec(&*self.observer.past.borrow()).unwrap_or_default();
+                        return Some(with(&document, "past", &past));
+                    }
+                    return Some(document);
                 }
             }
         }
         None
+    }
+
+    /// The process ends, and nobody follows it.
+    fn last(&mut self) -> Option<Bytes> {
+        self.told = Told::TheEnd;
+        let was_stopped = self.viewer.borrow().leaving.iter().any(|name| name == self.place.listener);
+        let document = self.documents.borrow().clone();
+        (was_stopped && !document.is_empty()).then(|| with(&document, "stopped", b"true"))
+    }
+}
+
+/// The document with one more entry.
+fn with(document: &Bytes, name: &str, value: &[u8]) -> Bytes {
+    match document.strip_suffix(b"}") {
+        Some(open) if !value.is_empty() && open.len() > 1 => {
+            [open, format!(",\"{name}\":").as_bytes(), value, b"}"].concat().into()
+        }
+        _ => document.clone(),
     }
 }
 
@@ -253,7 +335,8 @@ mod tests {
     fn process() -> Process {
         let view = watch::Sender::new(View { phase: Phase::Serving, ..View::starting() });
         let (history, books) = (watch::Sender::new(History::default()), watch::Sender::new(Books::default()));
-        let observer = Observer::new(3, "0.1.0", view.subscribe(), history.subscribe(), books.subscribe());
+        let (viewer, past) = (view.subscribe(), history.subscribe());
+        let observer = Observer::new(3, "0.1.0", viewer, past, books.subscribe(), Vec::new());
         Process { view, history, _books: books, observer }
     }
 
@@ -305,6 +388,7 @@ mod tests {
             assert_eq!(overview(&watcher.next().await.unwrap()).phase, "draining");
             let Process { view, observer, .. } = process;
             drop(view);
+            assert!(overview(&watcher.next().await.unwrap()).stopped);
             assert_eq!(watcher.next().await, None);
             drop(watcher);
             assert!(!observer.is_watched());

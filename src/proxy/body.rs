@@ -23,7 +23,7 @@ use super::metrics::Flight;
 use crate::timer::Timer;
 use from_upstream::FromUpstream;
 pub(super) use from_upstream::{FromServer, Http2Body};
-use http2::FromHttp2;
+use http2::{FromHttp2, TrailerCheck};
 pub(crate) use upload::MAX_LEFTOVER;
 pub(super) use upload::Upload;
 use upload::{Gate, Leftover};
@@ -43,6 +43,30 @@ struct Answers {
     status: StatusCode,
     /// Whether the client gets no body, whatever there is of it.
     bodiless: bool,
+    /// Whether somebody else says when the answer has reached the client.
+    is_deferred: bool,
+}
+
+impl Answers {
+    fn end(&mut self) {
+        if !self.is_deferred {
+            self.flight.answered(self.status);
+        }
+    }
+}
+
+/// A request whose answer is complete, but may not have reached the client. Dropped, it was not answered.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    flight: Flight,
+    status: StatusCode,
+}
+
+impl Answered {
+    /// The answer has reached the client, as far as can be known: it is in the socket.
+    pub(crate) fn settle(mut self) {
+        self.flight.answered(self.status);
+    }
 }
 
 #[derive(Debug)]
@@ -80,7 +104,19 @@ impl Body {
     /// The request is answered once this has been taken to its end.
     pub(super) fn answer(&mut self, mut flight: Flight, status: StatusCode, bodiless: bool) {
         flight.answers();
-        self.answers = Some(Answers { flight, status, bodiless });
+        self.answers = Some(Answers { flight, status, bodiless, is_deferred: false });
+    }
+
+    /// Leaves it to the one who sends the body to say when it is there; see [`Body::into_answered`].
+    pub(crate) fn settle_later(&mut self) {
+        if let Some(answers) = &mut self.answers {
+            answers.is_deferred = true;
+        }
+    }
+
+    /// The request that this has answered in full.
+    pub(crate) fn into_answered(mut self) -> Option<Answered> {
+        self.answers.take().map(|Answers { flight, status, .. }| Answered { flight, status })
     }
 }
 
@@ -98,13 +134,13 @@ impl http_body::Body for Body {
             Kind::Full(text) => Some(Ok(Frame::data(std::mem::take(text)))),
             Kind::Upstream(body) => ready!(body.poll_frame(cx)),
         };
-        if let Some(Answers { flight, status, .. }) = &mut this.answers {
+        if let Some(answers) = &mut this.answers {
             match &frame {
                 // Nothing comes behind them, and nobody asks.
-                Some(Ok(frame)) if frame.is_trailers() => flight.answered(*status),
-                Some(Ok(frame)) => flight.send(frame.data_ref().map_or(0, Bytes::len)),
-                Some(Err(error)) => flight.break_off(error),
-                None => flight.answered(*status),
+                Some(Ok(frame)) if frame.is_trailers() => answers.end(),
+                Some(Ok(frame)) => answers.flight.send(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(error)) => answers.flight.break_off(error),
+                None => answers.end(),
             }
         }
         Poll::Ready(frame)
@@ -129,10 +165,10 @@ impl Drop for Body {
     fn drop(&mut self) {
         // Whoever knows that nothing follows does not ask again.
         let is_at_end = http_body::Body::is_end_stream(self);
-        if let Some(Answers { flight, status, bodiless }) = &mut self.answers
-            && (*bodiless || is_at_end)
+        if let Some(answers) = &mut self.answers
+            && (answers.bodiless || is_at_end)
         {
-            flight.answered(*status);
+            answers.end();
         }
     }
 }
@@ -159,13 +195,14 @@ impl From<Incoming> for ClientBody {
 
 impl ClientBody {
     /// The body of a request that came by HTTP/2. `length` is what its head says of it, `before` is called when it
-    /// is first read.
+    /// is first read, `check` says whether trailers are good.
     pub(crate) fn http2(
         stream: h2::RecvStream,
         length: Option<u64>,
         before: Option<Box<dyn FnOnce()>>,
+        check: Option<TrailerCheck>,
     ) -> Self {
-        ClientBody(Source::Http2(Box::new(FromHttp2::new(stream, length, before))))
+        ClientBody(Source::Http2(Box::new(FromHttp2::new(stream, length, before, check))))
     }
 
     /// No body.

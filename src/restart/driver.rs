@@ -18,7 +18,7 @@ mod hearing;
 
 use super::accept::Audience;
 use super::address::ListenAddr;
-use super::counts::{Columns, Counts, KindStatus};
+use super::counts::{Columns, Counts, End, KindStatus};
 use super::deaths::Deaths;
 use super::error::Error;
 use super::handoff::{Channel, Message, Packet, Ready};
@@ -32,9 +32,10 @@ use super::milestone::Goal;
 use super::notify::Notifier;
 use super::peers::Peers;
 use super::pidfile;
-use super::segment::{Owner, Segment, Table};
+use super::segment::{Owner, Segment, Slot, Table, Tally};
 use super::signals::{Asked, Signals};
 use super::spawn::{Child, ChildEvent};
+use super::standard_error::{StandardError, Unqueued};
 use super::startup::{Options, Predecessor, Startup, give_up};
 use super::state::{Action, Event, Failure, Phase, Rules, State, Stop, Timer, Verdict};
 use super::status::{Progress, Status, unix_ms};
@@ -104,6 +105,7 @@ pub struct Driver {
     /// The parent, until it is one of the others; and those that this process is told of while it is rolled back.
     deaths: Deaths,
     packer: Packer,
+    standard_error: Box<dyn StandardError>,
 
     threads: usize,
     counts: Arc<Counts>,
@@ -128,6 +130,11 @@ pub struct Driver {
 #[derive(Debug)]
 struct Upgrade {
     since: Instant,
+    ready: Option<Instant>,
+    /// The new process.
+    generation: u32,
+    pid: i32,
+    version: String,
     progress: mpsc::UnboundedSender<Progress>,
     /// What the new process had done when it was last looked at.
     done: BTreeMap<String, u64>,
@@ -228,6 +235,7 @@ impl Driver {
             others,
             deaths,
             packer: Packer::default(),
+            standard_error: Box::new(Unqueued),
             threads,
             counts,
             figures,
@@ -264,6 +272,16 @@ impl Driver {
         self.packer = Packer(Box::new(pack));
     }
 
+    /// Has what a child writes to its standard error be passed on by `standard_error`.
+    pub fn set_standard_error(&mut self, standard_error: impl StandardError + 'static) {
+        self.standard_error = Box::new(standard_error);
+    }
+
+    /// Where any thread may count in `slot`, in which no [`Shard`](super::Shard) counts.
+    pub fn tally(&self, slot: Slot) -> Tally {
+        self.counts.segment().tally(self.threads, slot)
+    }
+
     /// All that is counted, by this process and every other, alive or dead.
     pub fn books(&self) -> BooksViewer {
         self.ledger.viewer()
@@ -292,6 +310,7 @@ impl Driver {
             self.handle(happening);
         }
         self.span().in_scope(|| self.finish());
+        self.notifier.finish().await;
         // It ends with the process: whoever sees its end takes what is counted here for the last word.
         std::mem::forget(self.superior.take());
         self.outcome
@@ -311,7 +330,7 @@ impl Driver {
             biased;
             event = async {
                 match &mut self.child {
-                    Some(child) => child.next(&self.program, paused).await,
+                    Some(child) => child.next(&self.program, paused, &*self.standard_error).await,
                     None => pending().await,
                 }
             } => Happening::Child(event),
@@ -409,14 +428,17 @@ impl Driver {
             if before == Phase::Candidate
                 && let Some(parent) = &mut self.predecessor
             {
-                parent.release_stderr();
+                parent.release_stderr(&*self.standard_error);
             }
-            tracing::info!(
+            tracing::debug!(
                 generation = self.generation,
                 from = before.as_str(),
                 to = phase.as_str(),
                 "phase"
             );
+            if phase == Phase::LameDuck || (phase == Phase::Draining && before.owns()) {
+                tracing::info!(generation = self.generation, phase = phase.as_str(), "stopping");
+            }
             self.figures.enter(phase);
             // First of all: when the traffic comes back, someone accepts before anything else is done.
             self.publish(before, actions.contains(&Action::PassOwnership));
@@ -443,9 +465,17 @@ impl Driver {
             pidfile::remove(path);
         }
         for KindStatus { kind, began, ends, .. } in self.counts.by_kind() {
-            let ends: Vec<String> =
-                ends.iter().map(|(end, count)| format!("{}={count}", end.as_str())).collect();
-            tracing::info!(generation = self.generation, %kind, began, ends = %ends.join(" "), "connections");
+            let in_words = |ends: &[(End, u64)]| -> String {
+                let ends = ends.iter().map(|(end, count)| format!("{}={count}", end.as_str()));
+                ends.collect::<Vec<_>>().join(" ")
+            };
+            let generation = self.generation;
+            tracing::debug!(generation, %kind, began, ends = %in_words(&ends), "connections");
+            let is_cut = |(end, _): &(End, u64)| matches!(end, End::DroppedInFlight | End::DroppedIdle);
+            let cut: Vec<_> = ends.iter().copied().filter(is_cut).collect();
+            if !cut.is_empty() {
+                tracing::warn!(generation, %kind, ends = %in_words(&cut), "connections were cut");
+            }
         }
     }
 }

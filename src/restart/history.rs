@@ -10,8 +10,10 @@ use super::state::{Failure, Verdict};
 
 /// How many are remembered.
 const MOST: usize = 10;
-/// What is remembered of a cause, in bytes: all of them go into one message.
-const MAX_CAUSE: usize = 240;
+/// What is remembered of the cause of the last failure, in bytes.
+const MAX_CAUSE: usize = 4 * 1024;
+/// And of those before it: all of them go into one message.
+const MAX_OLD_CAUSE: usize = 240;
 
 /// The upgrades that a process knows of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +75,7 @@ pub struct PastUpgrade {
     /// The step that failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub step: String,
-    /// Why it failed, on one line, or what was odd.
+    /// Why it failed, or what was odd; of the last one that failed all of it, of the others the first line.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// When it ended, in milliseconds since the Unix epoch.
@@ -112,7 +114,7 @@ impl History {
     /// What a child knows from its parent.
     pub(super) fn handed_on(mut past: Vec<PastUpgrade>, under_way: UnderWay) -> History {
         past.drain(..past.len().saturating_sub(MOST));
-        past.iter_mut().for_each(|one| one.message = first_line(&one.message));
+        shorten(&mut past);
         History { past, under_way: Some(under_way), unclaimed: None }
     }
 
@@ -132,11 +134,12 @@ impl History {
             to,
             result: result.to_owned(),
             step: first_line(step),
-            message: first_line(message),
+            message: message.to_owned(),
             ended_ms: now_ms,
             took_ms: now_ms.saturating_sub(since_ms),
             cost: None,
         });
+        shorten(&mut self.past);
         if let Some((generation, cost)) = self.unclaimed.take() {
             self.lost(generation, cost);
         }
@@ -152,12 +155,30 @@ impl History {
     }
 }
 
-/// So much of a text as is remembered.
+/// Leaves of each cause what is remembered of it.
+fn shorten(past: &mut [PastUpgrade]) {
+    let last_failed = past.iter().rposition(|one| one.result == "failed");
+    for (i, one) in past.iter_mut().enumerate() {
+        one.message = match Some(i) == last_failed {
+            true => beginning(&printable(&one.message), MAX_CAUSE),
+            false => first_line(&one.message),
+        };
+    }
+}
+
 fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    let end = (0..=line.len().min(MAX_CAUSE)).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-    let more = if end < line.len() { "…" } else { "" };
-    format!("{}{more}", &line[..end])
+    beginning(&printable(text.lines().next().unwrap_or_default()), MAX_OLD_CAUSE)
+}
+
+/// Without what takes six bytes in a message, and moves a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().filter(|char| *char == '\n' || !char.is_control()).collect()
+}
+
+fn beginning(text: &str, most: usize) -> String {
+    let end = (0..=text.len().min(most)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let more = if end < text.len() { "…" } else { "" };
+    format!("{}{more}", &text[..end])
 }
 
 #[cfg(test)]
@@ -181,20 +202,33 @@ mod tests {
         let last = history.past.last().unwrap();
         assert_eq!((last.from, last.to, last.took_ms, last.step.as_str()), (20, 21, 2500, "exec"));
         assert_eq!(last.message, format!("{}…", "é".repeat(MAX_CAUSE / 2)));
+        let before = &history.past[MOST - 2];
+        assert_eq!(before.message, format!("{}…", "é".repeat(MAX_OLD_CAUSE / 2)));
         let text = serde_json::to_string(&history.past).unwrap();
-        assert!(text.len() < 8 * 1024, "{}", text.len());
+        assert!(text.len() < 12 * 1024, "{}", text.len());
     }
 
     #[test]
     fn a_child_takes_no_more_than_it_would_keep() {
-        let past = PastUpgrade { message: "x".repeat(4 * MAX_CAUSE), ..PastUpgrade::default() };
+        let past = PastUpgrade { message: "x".repeat(4 * MAX_OLD_CAUSE), ..PastUpgrade::default() };
         let mut history = History::handed_on(vec![past; 3 * MOST], under_way(7));
         assert_eq!(history.past.len(), MOST);
-        assert!(history.past[0].message.len() < MAX_CAUSE + 4);
+        assert!(history.past[0].message.len() < MAX_OLD_CAUSE + 4);
         history.end(&Verdict::Committed, "the old process has died", 2000);
         let last = history.past.last().unwrap();
         assert_eq!((last.to, last.result.as_str(), last.took_ms), (8, "committed", 1000));
         assert_eq!(history.under_way, None);
+    }
+
+    /// The status page had its first 240 bytes.
+    #[test]
+    fn the_cause_of_the_last_failure_is_kept_in_full() {
+        let mut history = History { under_way: Some(under_way(1)), ..History::default() };
+        let cause = format!("exit status 1; its last lines:\n{}\nthe \u{1b}end", "x".repeat(1000));
+        history.end(&Verdict::Failed(Failure::new("exec", cause.clone())), "", 2000);
+        history.under_way = Some(under_way(1));
+        history.end(&Verdict::Committed, "", 3000);
+        assert_eq!(history.past[0].message, cause.replace('\u{1b}', ""));
     }
 
     #[test]

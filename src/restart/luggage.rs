@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Luggage(BTreeMap<String, String>);
 
 /// The most of it, in bytes, as it is written.
-const MAX_LUGGAGE: usize = 16 * 1024;
+const MAX_LUGGAGE: usize = 32 * 1024;
 
 impl Luggage {
     /// Adds a text, in place of another of this name.
@@ -23,6 +23,11 @@ impl Luggage {
     /// Takes a text out.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
+    }
+
+    /// How much more of it there may be, in bytes, as it is written.
+    pub fn room(&self) -> usize {
+        MAX_LUGGAGE.saturating_sub(serde_json::to_vec(self).map_or(MAX_LUGGAGE, |text| text.len()))
     }
 
     /// This, or nothing if it is too much for a message: the next generation is to start in any case.

@@ -283,6 +283,14 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// A counter that any thread may add to, in a shard whose own thread never does.
+    pub(crate) fn tally(&self, shard: usize, slot: Slot) -> Tally {
+        let Table { capacity, values, .. } = self.0.table;
+        Tally { segment: self.clone(), word: values + shard * capacity + slot.0 as usize }
+    }
+}
+
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
@@ -364,6 +372,23 @@ impl Shard {
     fn word(&self, slot: Slot) -> Option<&AtomicU64> {
         let Place { segment, words } = &*self.0;
         segment.0.mapping.writable()?.get(words.clone())?.get(slot.0 as usize)
+    }
+}
+
+/// A counter that any thread may add to: for what happens anywhere in the process, and rarely. In its shard nobody else
+/// writes to this place.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    segment: Segment,
+    word: usize,
+}
+
+impl Tally {
+    /// Counts.
+    pub fn add(&self, n: u64) {
+        if let Some(word) = self.segment.0.mapping.writable().and_then(|words| words.get(self.word)) {
+            word.fetch_add(n, Relaxed);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use super::invocation::{Invocation, c_string};
 use super::ledger::Books;
 use super::listeners::Group;
 use super::signals::born_held;
+use super::standard_error::StandardError;
 use super::state::Failure;
 use super::sys;
 
@@ -179,7 +180,12 @@ fn check_program(program: &Path) -> Result<(), Failure> {
 impl Child {
     /// What the child does next; `paused` says that nobody accepts if it is dead. Cancel-safe. Not to be
     /// called after [`ChildEvent::Died`].
-    pub(crate) async fn next(&mut self, program: &Path, paused: bool) -> ChildEvent {
+    pub(crate) async fn next(
+        &mut self,
+        program: &Path,
+        paused: bool,
+        standard_error: &dyn StandardError,
+    ) -> ChildEvent {
         loop {
             let is_dead = self.dead_since.is_some();
             tokio::select! {
@@ -196,7 +202,7 @@ impl Child {
                         return self.heard(packet);
                     }
                 }
-                more = self.tail.pump(self.stderr.as_mut()), if self.stderr.is_some() => {
+                more = self.tail.pump(self.stderr.as_mut(), standard_error), if self.stderr.is_some() => {
                     if !more {
                         self.stderr = None;
                     }
@@ -212,7 +218,7 @@ impl Child {
                         return event;
                     }
                     let patience = if paused { REAP_PATIENCE_PAUSED } else { REAP_PATIENCE };
-                    return ChildEvent::Died(self.obituary(patience).await);
+                    return ChildEvent::Died(self.obituary(patience, standard_error).await);
                 }
             }
         }
@@ -255,7 +261,8 @@ impl Child {
     }
 
     /// The channel and the pidfd of a child that goes on by itself.
-    pub(crate) fn into_parts(self) -> (Channel, AsyncFd<OwnedFd>) {
+    pub(crate) fn into_parts(mut self, standard_error: &dyn StandardError) -> (Channel, AsyncFd<OwnedFd>) {
+        self.tail.pass_on_rest(standard_error);
         (self.channel, self.pidfd)
     }
 
@@ -263,7 +270,7 @@ impl Child {
         self.pidfd.get_ref().as_fd()
     }
 
-    async fn obituary(&mut self, patience: Duration) -> Failure {
+    async fn obituary(&mut self, patience: Duration, standard_error: &dyn StandardError) -> Failure {
         // Whatever else happens drops this future and makes another: the patience is for all of them.
         let until = *self.dead_since.get_or_insert_with(Instant::now) + patience;
         let reaped = async {
@@ -279,8 +286,9 @@ impl Child {
         };
         let status = timeout_at(until, reaped).await.ok().flatten();
         // Everything it wrote is in the pipe by now; a grandchild may hold the pipe open for ever.
-        let rest = async { while self.tail.pump(self.stderr.as_mut()).await {} };
+        let rest = async { while self.tail.pump(self.stderr.as_mut(), standard_error).await {} };
         timeout(Duration::ZERO, rest).await.ok();
+        self.tail.pass_on_rest(standard_error);
         Failure::new("child", describe_status(status))
     }
 }
@@ -318,29 +326,66 @@ fn describe_status(status: Option<i32>) -> String {
 
 /// The last lines of a stream that is passed on to our own standard error.
 #[derive(Debug, Default)]
-struct Tail(VecDeque<u8>);
+struct Tail {
+    last: VecDeque<u8>,
+    /// The beginning of a line of which the end has not come, so that no other line gets into it.
+    begun: Vec<u8>,
+}
 
 impl Tail {
     const BYTES: usize = 4096;
     const LINES: usize = 20;
+    /// The longest line that is waited for.
+    const LINE: usize = 16 * 1024;
 
     /// Passes on what is there; `false` at the end.
-    async fn pump(&mut self, stream: Option<&mut pipe::Receiver>) -> bool {
+    async fn pump(
+        &mut self,
+        stream: Option<&mut pipe::Receiver>,
+        standard_error: &dyn StandardError,
+    ) -> bool {
         let mut bytes = [0; 4096];
         let Some(stream) = stream else { return false };
-        let Ok(count @ 1..) = stream.read(&mut bytes).await else { return false };
-        // Nobody may be reading our own standard error; that is no reason to lose the child's.
-        io::stderr().write_all(&bytes[..count]).ok();
-        self.0.extend(&bytes[..count]);
-        self.0.drain(..self.0.len().saturating_sub(Self::BYTES));
+        let Ok(count @ 1..) = stream.read(&mut bytes).await else {
+            self.pass_on_rest(standard_error);
+            return false;
+        };
+        self.push(&bytes[..count], standard_error);
         true
     }
 
+    fn push(&mut self, bytes: &[u8], standard_error: &dyn StandardError) {
+        self.begun.extend(bytes);
+        let whole = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = if self.begun.len() - whole > Self::LINE { self.begun.len() } else { whole };
+        if whole > 0 {
+            standard_error.pass_on(&self.begun[..whole]);
+            self.begun.drain(..whole);
+        }
+        self.last.extend(bytes);
+        self.last.drain(..self.last.len().saturating_sub(Self::BYTES));
+    }
+
+    /// No more comes.
+    fn pass_on_rest(&mut self, standard_error: &dyn StandardError) {
+        if !self.begun.is_empty() {
+            standard_error.pass_on(&std::mem::take(&mut self.begun));
+        }
+    }
+
     fn text(&self) -> String {
-        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let bytes: Vec<u8> = self.last.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().map(without_priority).collect();
         lines[lines.len().saturating_sub(Self::LINES)..].join("\n")
+    }
+}
+
+/// A line without what tells its priority to the journal (sd-daemon(3)).
+fn without_priority(line: &str) -> &str {
+    match line.as_bytes() {
+        [b'<', b'0'..=b'7', b'>', ..] => &line[3..],
+        _ => line,
     }
 }
 
@@ -362,14 +407,49 @@ mod tests {
         assert!(describe_status(None).contains("does not tell"));
     }
 
+    /// Remembers what is passed on.
+    #[derive(Debug, Default)]
+    struct Heard(std::cell::RefCell<Vec<String>>);
+
+    impl StandardError for Heard {
+        fn pass_on(&self, text: &[u8]) {
+            self.0.borrow_mut().push(String::from_utf8(text.to_vec()).unwrap());
+        }
+
+        fn release(&self, _to: OwnedFd, _unread: OwnedFd) {}
+    }
+
     #[test]
     fn only_the_last_lines_are_kept() {
         let mut tail = Tail::default();
         for i in 0..100 {
-            tail.0.extend(format!("line {i}\n").as_bytes());
+            tail.push(format!("line {i}\n").as_bytes(), &Heard::default());
         }
         let text = tail.text();
         assert_eq!(text.lines().count(), Tail::LINES);
         assert!(text.starts_with("line 80\n") && text.ends_with("line 99"), "{text}");
+    }
+
+    #[test]
+    fn whole_lines_are_passed_on() {
+        let (mut tail, heard) = (Tail::default(), Heard::default());
+        for part in ["<4>one\n<3>t", "wo", "\n", "three"] {
+            tail.push(part.as_bytes(), &heard);
+        }
+        assert_eq!(*heard.0.borrow(), ["<4>one\n", "<3>two\n"]);
+        tail.pass_on_rest(&heard);
+        tail.pass_on_rest(&heard);
+        assert_eq!(heard.0.borrow()[2..], ["three"]);
+        tail.push(&[b'x'; Tail::LINE + 1], &heard);
+        assert_eq!(heard.0.borrow()[3].len(), Tail::LINE + 1, "one without an end is not waited for");
+        assert!(tail.text().ends_with('x'));
+    }
+
+    #[test]
+    fn the_priorities_of_lines_are_for_the_journal() {
+        assert_eq!(without_priority("<3>it failed"), "it failed");
+        for line in ["<8>x", "<p>x", "<3", "it failed"] {
+            assert_eq!(without_priority(line), line);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The first moments of a process: what it got, what it opens, and how it comes to serve.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ use super::luggage::Luggage;
 use super::member::Member;
 use super::segment::Plan;
 use super::signals::HeldSignals;
+use super::standard_error::StandardError;
 use super::state::Failure;
 use super::trial::Work;
 
@@ -164,6 +165,15 @@ impl Startup {
         self.parent.is_some()
     }
 
+    /// The standard error to which this process will write once it is on its own. Until then what it writes to its own
+    /// goes through its parent.
+    pub fn standard_error(&self) -> std::io::Result<OwnedFd> {
+        match self.parent.as_ref().and_then(|parent| parent.stderr.as_ref()) {
+            Some((stderr, _)) => stderr.try_clone(),
+            None => std::io::stderr().as_fd().try_clone_to_owned(),
+        }
+    }
+
     /// What is said in the log before there is a driver, see [`Driver::span`].
     pub fn span(&self) -> Span {
         self.parent.as_ref().map_or_else(Span::none, |_| upgrade_span(self.generation))
@@ -265,16 +275,12 @@ impl Predecessor {
     /// From now on the standard error is the one that the parent writes to. Until then the parent passes it
     /// on through a pipe, so that it can tell what a child that died had to say. This process holds the
     /// reading end too: when the parent dies, nothing that is written fails, and nothing is lost.
-    pub(crate) fn release_stderr(&mut self) {
+    pub(crate) fn release_stderr(&mut self, standard_error: &dyn StandardError) {
         let Some((stderr, pipe)) = self.stderr.take() else { return };
         if let Err(error) = nix::unistd::dup2_stderr(&stderr) {
             tracing::warn!(%error, "cannot write to the standard error directly");
             return;
         }
-        // The pipe does not block: this ends when it is empty, or when the parent, alive, empties it.
-        let mut rest = [0; 4096];
-        while let Ok(count @ 1..) = nix::unistd::read(&pipe, &mut rest) {
-            std::io::Write::write_all(&mut std::io::stderr(), &rest[..count]).ok();
-        }
+        standard_error.release(stderr, pipe);
     }
 }

@@ -59,6 +59,7 @@ impl Server {
         let closing = async {
             stream.write_all(words).await?;
             stream.shutdown().await?;
+            let mut stream = stream.without_failed_tls();
             // Not in the future itself: every open connection would have room for it all its life.
             let mut rest = vec![0; 4096];
             while stream.read(&mut rest).await? > 0 {}

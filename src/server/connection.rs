@@ -257,6 +257,8 @@ impl<'c> Watch<'c> {
             return Outcome::Tunnel { stream, upstream };
         }
         match ended {
+            // hyper takes it for an orderly end where it waits for nothing.
+            _ if stream.has_failed() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Refused(_) if !notes.had_request.get() && stream.begins_with(HTTP2_PREFACE) => {
                 Outcome::Http2 { stream }
             }
@@ -272,7 +274,6 @@ impl<'c> Watch<'c> {
                 }
                 false => Outcome::Closed { stream, end: End::Closed },
             },
-            Ended::Http(Err(_)) if notes.garbled.get() => Outcome::Closed { stream, end: End::ProtocolError },
             Ended::Http(Err(error)) if error.is_parse() => {
                 Outcome::Closed { stream, end: End::ProtocolError }
             }

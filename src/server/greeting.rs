@@ -187,6 +187,9 @@ fn parse_v2(read: &[u8]) -> Parsed {
     let speaker = match v2::Header::try_from(&read[..length]) {
         // The load balancer speaks for itself, and whatever addresses it adds mean nothing.
         _ if read[12..13] == local => Speaker::Peer,
+        Ok(header) if !checksum_is_good(&header) => {
+            return Parsed::Malformed("a PROXY header whose checksum (CRC32C) is wrong");
+        }
         Ok(header) => match (header.protocol, header.addresses) {
             (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
                 client((ip.source_address, ip.source_port), (ip.destination_address, ip.destination_port))
@@ -200,6 +203,34 @@ fn parse_v2(read: &[u8]) -> Parsed {
         Err(_) => return Parsed::Malformed("a PROXY header that is not as version 2 has it"),
     };
     Parsed::Header { length, speaker }
+}
+
+/// Whether the checksum is right, if there is one (section 2.2.3): that of the whole header, with zeros in its own
+/// place.
+fn checksum_is_good(header: &v2::Header<'_>) -> bool {
+    let bytes = header.as_bytes();
+    let mut at = bytes.len() - header.tlv_bytes().len();
+    // What else a load balancer tells is not looked at, be it garbled.
+    for tlv in header.tlvs().map_while(Result::ok) {
+        let value = at + TLV_HEADER..at + TLV_HEADER + tlv.value.len();
+        if tlv.kind == v2::Type::CRC32C as u8 {
+            let checksum = crc32c([&bytes[..value.start], &[0; 4], &bytes[value.end..]]);
+            return *tlv.value == checksum.to_be_bytes();
+        }
+        at = value.end;
+    }
+    true
+}
+
+/// The type and the length of what a header of version 2 tells beside the addresses, in bytes.
+const TLV_HEADER: usize = 3;
+
+/// CRC-32C (RFC 3720, appendix B.4), bit by bit: a header has a few dozen bytes, and few have a checksum.
+fn crc32c(parts: [&[u8]; 3]) -> u32 {
+    const POLYNOMIAL: u32 = 0x82F6_3B78;
+    !parts.into_iter().flatten().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (POLYNOMIAL & (crc & 1).wrapping_neg()))
+    })
 }
 
 fn client(client: impl Into<SocketAddr>, local: impl Into<SocketAddr>) -> Speaker {
@@ -255,6 +286,25 @@ mod tests {
             header(&v2(0x20, family, b""), None);
             header(&v2(0x20, family, &v4), None);
         }
+    }
+
+    /// A checksum that was wrong was not looked at.
+    #[test]
+    fn a_checksum_is_that_of_the_whole_header() {
+        assert_eq!(crc32c([b"1234", b"", b"56789"]), 0xE306_9283, "the check value of CRC-32C");
+        let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 1, 187];
+        let with = |checksum: &[u8]| {
+            let length = u8::try_from(checksum.len()).unwrap();
+            v2(0x21, 0x11, &[&v4[..], &[4, 0, 1, 9, 3, 0, length], checksum].concat())
+        };
+        let good = 0xD0E61D81_u32.to_be_bytes();
+        header(&with(&good), Some("192.0.2.7:12345 198.51.100.1:443"));
+        for bad in [&[0; 4][..], &good[..3], b"", &[good[0], good[1], good[2], !good[3]]] {
+            assert!(matches!(parse(&with(bad)), Parsed::Malformed(_)), "{bad:?}");
+        }
+        let mut altered = with(&good);
+        altered[16] = 193;
+        assert!(matches!(parse(&altered), Parsed::Malformed(_)), "another client");
     }
 
     #[test]

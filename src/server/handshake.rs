@@ -7,16 +7,15 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{AlertDescription, ServerConfig, ServerConnection};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use super::metrics::HandshakeFailure;
 use super::{Downstream, ListenerConfig, Server, close};
 use crate::proxy::ClientCertificate;
 use crate::restart::{End, Guard};
-use crate::tls::{self, Records};
+use crate::tls::{self, ServerStream};
 
 /// How a listener speaks TLS.
 #[derive(Clone, Debug)]
@@ -73,18 +72,21 @@ impl Server {
 
         let since = Instant::now();
         guard.set_active(true);
-        let accept = TlsAcceptor::from(tls.config.clone()).accept(Records::new(stream)).into_fallible();
-        let accepted = timeout_at(deadline, accept).await;
+        let Ok(mut stream) = ServerStream::new(tls.config.clone(), stream) else {
+            guard.set_active(false);
+            return Err(End::ProtocolError);
+        };
+        let shaken = timeout_at(deadline, stream.handshake()).await;
         guard.set_active(false);
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err((error, records))) => {
+        match shaken {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake failed");
                 return Err(match end_of(&error) {
                     End::ProtocolError => {
                         self.metrics.not_shaken(HandshakeFailure::Protocol);
-                        // It has been told by an alert, which must arrive.
-                        self.close(records.into_inner(), End::ProtocolError).await
+                        // It is told by an alert, which must arrive.
+                        self.close(Downstream::tls(stream), End::ProtocolError).await
                     }
                     end => {
                         self.metrics.not_shaken(HandshakeFailure::Client);
@@ -96,8 +98,8 @@ impl Server {
                 self.metrics.not_shaken(HandshakeFailure::Timeout);
                 return Err(End::TimedOut);
             }
-        };
-        let session = stream.get_ref().1;
+        }
+        let session = stream.session();
         self.metrics.shaken(session, since);
         tracing::debug!(
             version = ?session.protocol_version(),
@@ -140,7 +142,9 @@ impl Server {
             }
             _ => {
                 self.metrics.not_shaken(HandshakeFailure::NotTls);
-                Err(self.close(stream, End::ProtocolError).await)
+                // A record of a type that no connection begins with, if it is a record (RFC 8446, section 5).
+                let alert = tls::plain_alert(AlertDescription::UnexpectedMessage);
+                Err(self.close_with(stream, &alert, End::ProtocolError).await)
             }
         }
     }

@@ -16,7 +16,9 @@ mod drive;
 mod meter;
 mod request;
 mod stream;
+mod trailers;
 mod tunnel;
+mod unsettled;
 mod websocket;
 mod wire;
 
@@ -98,6 +100,7 @@ impl Server {
         let limits = Limits {
             resets_per_minute: self.config.http2.max_resets_per_minute,
             control_frames_per_minute: self.config.http2.max_control_frames_per_minute,
+            trailer_bytes: self.config.max_head_bytes,
         };
         let link = Link::new(stream, limits);
         let mut timer = Timer::default();
@@ -121,12 +124,14 @@ impl Server {
         };
         // What follows is only the close, however long the client takes to do its part.
         guard.set_active(false);
+        link.meter.borrow_mut().unsettled.clear();
         // Streams hold on to their connection's notes until their tasks have gone.
         let Some(stream) = link.stream.borrow_mut().take() else { return End::Lost };
         if let Ended::Over(End::Refused) | Ended::Cut(End::Refused) = ended {
             self.metrics.refused(Refused::Http2Flood);
         }
         match ended {
+            _ if stream.has_failed() => self.close(stream, End::ProtocolError).await,
             Ended::Over(end @ (End::ClosedByPeer | End::PeerAborted)) => end,
             Ended::Over(end) => self.close_with(stream, words, end).await,
             Ended::Cut(end) => {

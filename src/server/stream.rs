@@ -12,12 +12,10 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use tokio_rustls::server::TlsStream;
-
 use super::strict::{Refused, Scanner};
 use crate::proxy::{Ends, TunnelStream};
 use crate::restart::Stream;
-use crate::tls::Records;
+use crate::tls::ServerStream;
 
 /// A stream to a client. Bytes that were read from it and not consumed always travel with it.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub struct Downstream {
 enum Kind {
     Plain(Stream),
     Tls {
-        stream: Box<TlsStream<Records<Downstream>>>,
+        stream: Box<ServerStream<Downstream>>,
         /// Whether rustls may hold something that it has deciphered and nobody has taken.
         holds: bool,
     },
@@ -44,7 +42,7 @@ impl Downstream {
     }
 
     /// A stream with its handshake done.
-    pub(super) fn tls(stream: TlsStream<Records<Downstream>>) -> Self {
+    pub(super) fn tls(stream: ServerStream<Downstream>) -> Self {
         // The client's last flight may have brought its first request.
         Downstream { kind: Kind::Tls { stream: Box::new(stream), holds: true }, unread: Bytes::new() }
     }
@@ -77,7 +75,7 @@ impl Downstream {
         match &self.kind {
             Kind::Plain(stream) => Ok(crate::restart::unread_bytes(stream)? > 0),
             Kind::Tls { stream, holds } => {
-                let records = stream.get_ref().0;
+                let records = stream.records();
                 Ok(*holds || records.is_within() || records.get_ref().has_unread()?)
             }
         }
@@ -85,7 +83,7 @@ impl Downstream {
 
     /// Whether part of a TLS record has been read: the client has begun to say something.
     pub(super) fn is_within_record(&self) -> bool {
-        matches!(&self.kind, Kind::Tls { stream, .. } if stream.get_ref().0.is_within())
+        matches!(&self.kind, Kind::Tls { stream, .. } if stream.records().is_within())
     }
 
     /// Counts what moves below TLS, where a read or a write may do something without being done. Without
@@ -93,8 +91,13 @@ impl Downstream {
     pub(super) fn moves_below(&self) -> u64 {
         match &self.kind {
             Kind::Plain(_) => 0,
-            Kind::Tls { stream, .. } => stream.get_ref().0.moves(),
+            Kind::Tls { stream, .. } => stream.records().moves(),
         }
+    }
+
+    /// Whether something that was written is not yet in the socket.
+    pub(super) fn holds_written(&self) -> bool {
+        matches!(&self.kind, Kind::Tls { stream, .. } if stream.session().wants_write())
     }
 
     /// Ready when something can be read. The kernel may have it already and the runtime not know.
@@ -103,10 +106,23 @@ impl Downstream {
             _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
             Kind::Plain(Stream::Tcp(stream)) => stream.poll_read_ready(cx),
             Kind::Plain(Stream::Unix(stream)) => stream.poll_read_ready(cx),
-            Kind::Tls { stream, holds } => match stream.get_ref().0 {
+            Kind::Tls { stream, holds } => match stream.records() {
                 records if *holds || records.is_within() => Poll::Ready(Ok(())),
                 records => records.get_ref().poll_readable(cx),
             },
+        }
+    }
+
+    /// Whether TLS has failed: the client is owed an alert, which a close sends.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&self.kind, Kind::Tls { stream, .. } if stream.has_failed())
+    }
+
+    /// The stream without TLS, if TLS has failed and nothing more can be read through it.
+    pub(super) fn without_failed_tls(self) -> Self {
+        match self.kind {
+            Kind::Tls { stream, .. } if stream.has_failed() => stream.into_stream(),
+            _ => self,
         }
     }
 
@@ -128,7 +144,7 @@ impl AsFd for Downstream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
             Kind::Plain(stream) => stream.as_fd(),
-            Kind::Tls { stream, .. } => stream.get_ref().0.get_ref().as_fd(),
+            Kind::Tls { stream, .. } => stream.records().get_ref().as_fd(),
         }
     }
 }
@@ -207,8 +223,6 @@ pub(super) struct Notes {
     pub(super) head_begun: Cell<bool>,
     /// Whether what was read last ends within a TLS record.
     pub(super) record_begun: Cell<bool>,
-    /// Whether what came is not TLS any more; the client has got an alert.
-    pub(super) garbled: Cell<bool>,
     /// Whether the client has closed its side, or the connection is lost.
     pub(super) peer_closed: Cell<bool>,
     /// Whether that was in the middle of something.
@@ -385,9 +399,7 @@ impl AsyncRead for Noted {
                     return refuse(refused);
                 }
             }
-            Poll::Ready(ended) => {
-                let garbled = |error: &io::Error| error.kind() == io::ErrorKind::InvalidData;
-                this.notes.garbled.set(ended.as_ref().is_err_and(garbled));
+            Poll::Ready(_) => {
                 this.notes.peer_closed.set(true);
                 this.notes.peer_aborted.set(this.notes.in_flight.get() || this.notes.head_begun.get());
             }

@@ -67,6 +67,11 @@ impl Server {
             }
             Over::ClientFailed(error) => {
                 log_request!(debug, request, %error, "a tunnel's client went away");
+                if stream.has_failed() {
+                    // No end of the tunnel can be taken for an orderly one after the alert.
+                    stream.reset_on_close(false);
+                    return self.close(stream, End::ProtocolError).await;
+                }
                 End::PeerAborted
             }
             Over::ServerFailed(error) => {

@@ -34,6 +34,7 @@ pub(super) fn settings(raw: &Raw, origins: &Origins, problems: &mut Problems) ->
     let known = [("brief", false), ("detailed", true)];
     let detailed_errors = check.read("errors", &raw.errors, value::word(&known));
     let certificates = protocols::certificates(&raw.certificates, check);
+    check.problems.certificates = certificates.clone().unwrap_or_default();
     let names: Vec<&str> = raw.certificates.keys().map(String::as_str).collect();
     let listeners = listeners(&raw.listeners, &names, check);
     let tls = protocols::tls(&raw.tls, check);

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::protocols::CertificateSettings;
+
 /// How many problems an error prints; a file that is no configuration at all has one on every line.
 const PRINTED_MAX: usize = 50;
 
@@ -38,12 +40,18 @@ pub struct Problem {
 pub struct SettingsError {
     /// Invariant: not empty, and ordered by origin and key.
     problems: Vec<Problem>,
+    certificates: Vec<CertificateSettings>,
 }
 
 impl SettingsError {
     /// Every problem, those of the file first, ordered by key.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// The certificates that are named all the same, so that their files can be looked at.
+    pub fn certificates(&self) -> &[CertificateSettings] {
+        &self.certificates
     }
 }
 
@@ -99,6 +107,8 @@ impl fmt::Display for Origin {
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     found: Vec<Problem>,
+    /// The certificates, if their settings are good.
+    pub(super) certificates: Vec<CertificateSettings>,
     /// There is a file, but what it says is not known.
     file_is_useless: bool,
 }
@@ -131,7 +141,7 @@ impl Problems {
             Some(value) if self.found.is_empty() => Ok(value),
             _ => {
                 self.found.sort();
-                Err(SettingsError { problems: self.found })
+                Err(SettingsError { problems: self.found, certificates: self.certificates })
             }
         }
     }

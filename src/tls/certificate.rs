@@ -33,6 +33,11 @@ impl Certificate {
         Certificate::load_at(chain, key, SystemTime::now())
     }
 
+    /// What is wrong with a file of a key by itself.
+    pub fn check_key(key: &Path) -> Result<(), Error> {
+        private_key(key).map(drop)
+    }
+
     /// As [`Certificate::load`], at another time.
     pub fn load_at(chain: &Path, key: &Path, now: SystemTime) -> Result<(Certificate, Vec<String>), Error> {
         let certificates = certificates(chain, &read(chain)?)?;

@@ -175,6 +175,8 @@ fn without_a_command_it_runs_and_says_what_to_try() {
     for word in ["no upstream is configured", "exuvia upgrade", "exuvia status"] {
         assert!(banner.contains(word), "{word:?} is not in {banner}");
     }
+    // It is not on the PATH.
+    assert!(banner.contains(&format!("\n  {EXUVIA} upgrade ")), "{banner}");
     // What it says to try works word for word.
     let address = banner.split("curl http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
     let address: SocketAddr = address.parse().unwrap();
@@ -212,7 +214,7 @@ fn the_status_shows_who_serves_who_drains_and_where() {
         assert!(lines.any(|words| words.starts_with(begins)), "no line {begins:?} in\n{page}");
     };
     let version = env!("CARGO_PKG_VERSION");
-    assert!(page.starts_with(&format!("exuvia {version}: generation 2 (pid {new}) serves\n")), "{page}");
+    assert!(page.starts_with(&format!("exuvia {version}: generation 2 serves (pid {new})\n")), "{page}");
     row(&["executable"]);
     row(&["configuration", &exuvia.folder().join("exuvia.toml").display().to_string()]);
     row(&["control", &exuvia.control().display().to_string()]);

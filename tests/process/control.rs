@@ -144,7 +144,7 @@ fn an_upgrade_can_be_followed_line_by_line() {
 
 #[test]
 fn a_client_that_leaves_takes_no_upgrade_with_it() {
-    let exuvia = Exuvia::start("[restart]\nprobation = \"0s\"\n");
+    let exuvia = Exuvia::start("[restart]\nprobation = \"0s\"\n[log]\nlevel = \"debug\"\n");
     for (request, generation) in [("POST /v1/upgrade", 2), ("POST /v1/upgrade?stream=1", 3)] {
         let stream = send(&exuvia, request);
         eventually("it is under way", || {

@@ -184,3 +184,11 @@ fn another_user_is_told_where_it_was_looked_for_and_what_could_not_be_seen() {
     assert_eq!(ask("stop", &socket).code, 0);
     assert_eq!(alone.wait(), 0);
 }
+
+/// A container with a read-only root was told that the file system is read-only, and not what can be done about it.
+#[test]
+fn where_no_folder_can_be_made_another_place_is_named() {
+    // Nobody, root neither, can make a folder there.
+    let told = Answer::from(run(Path::new("/sys/exuvia/control.sock")).output().unwrap());
+    told.failed_with(&["/sys/exuvia", "control.socket names another place"]);
+}

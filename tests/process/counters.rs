@@ -208,8 +208,10 @@ fn counters_that_cannot_be_read_are_left_out_and_told() {
         Command::new(EXUVIA).arg(what).arg("--control").arg(&control).output().unwrap().status.success()
     };
     eventually("it serves", || ask("status").then_some(()));
-    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.contains("counters of another generation cannot be read"), "{log}");
+    let log = eventually("it tells of them", || {
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        log.contains("counters of another generation cannot be read").then_some(log)
+    });
     assert!(log.contains("it is no shared memory"), "{log}");
     assert!(ask("stop"));
     assert!(process.wait().unwrap().success());

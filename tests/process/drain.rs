@@ -27,7 +27,7 @@ fn a_request_in_flight_at_the_deadline_is_closed_and_counted() {
     is_gone_at_the_deadline(&exuvia);
     assert!(client.response().is_err(), "nobody answers it any more");
     assert!(idle.at_end().unwrap(), "it was closed in good order");
-    assert!(exuvia.log().contains("dropped_in_flight=1"), "{}", exuvia.log());
+    exuvia.says("dropped_in_flight=1");
     assert_eq!(exuvia.stop(), 0);
 }
 
@@ -123,7 +123,7 @@ fn a_process_that_is_stuck_is_killed_some_time_after_its_deadline() {
     exuvia.upgrade();
     super::harness::signal(old, nix::sys::signal::Signal::SIGSTOP);
     eventually("the owner has killed it", || (!is_alive(old)).then_some(()));
-    assert!(exuvia.log().contains("long after its drain deadline"), "{}", exuvia.log());
+    exuvia.says("long after its drain deadline");
     let mut rest = Vec::new();
     client.stream().read_to_end(&mut rest).ok();
     assert_eq!(exuvia.stop(), 0);

@@ -21,7 +21,7 @@ fn release(path: &std::path::Path, name: &str) {
 #[track_caller]
 fn upgrades_to(exuvia: &Exuvia, name: &str) {
     exuvia.upgrade();
-    assert!(exuvia.log().contains(&format!("this is release {name}")), "{}", exuvia.log());
+    exuvia.says(&format!("this is release {name}"));
     assert_eq!(get(exuvia.address(), "/").unwrap().generation(), exuvia.generation());
 }
 

@@ -48,6 +48,7 @@ pub struct Starter {
     program: PathBuf,
     directory: Option<PathBuf>,
     descriptors: Option<u64>,
+    output: Option<(Stdio, Stdio)>,
 }
 
 impl Starter {
@@ -64,6 +65,7 @@ impl Starter {
             program,
             directory: None,
             descriptors: None,
+            output: None,
         }
     }
 
@@ -99,6 +101,12 @@ impl Starter {
         self
     }
 
+    /// With this standard output and standard error. Then [`Exuvia::log`] has nothing.
+    pub fn output(mut self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Starter {
+        self.output = Some((stdout.into(), stderr.into()));
+        self
+    }
+
     /// Starts it and waits until it serves.
     pub fn start(self) -> Exuvia {
         let mut exuvia = self.launch();
@@ -129,9 +137,11 @@ impl Starter {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("NOTIFY_SOCKET")
             .current_dir(self.directory.as_deref().unwrap_or(self.folder.path()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+            .stdin(Stdio::null());
+        match self.output {
+            Some((stdout, stderr)) => command.stdout(stdout).stderr(stderr),
+            None => command.stdout(log.try_clone().unwrap()).stderr(log),
+        };
         let supervisor = command.spawn().unwrap();
         Exuvia { folder: self.folder, supervisor, ended: false }
     }
@@ -154,6 +164,14 @@ impl Exuvia {
     /// Everything that it has written.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has written a line with these words, which it does on a thread of its own; gives the first one.
+    #[track_caller]
+    pub fn says(&self, words: &str) -> String {
+        eventually(&format!("exuvia says {words:?}"), || {
+            self.log().lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
     }
 
     /// Its control socket.

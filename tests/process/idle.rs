@@ -100,6 +100,9 @@ fn a_hundred_that_stay_silent_have_their_grace() {
             assert!(open >= grace, "it was closed after {open:?}");
         }
     }
+    for generation in 1..exuvia.generation() {
+        exuvia.says(&format!("ended generation={generation}"));
+    }
     assert!(!exuvia.log().contains("dropped"), "{}", exuvia.log());
     assert_eq!(exuvia.stop(), 0);
 }

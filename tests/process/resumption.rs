@@ -54,6 +54,7 @@ fn a_session_begun_with_one_generation_resumes_with_the_one_after_the_next() {
         }
     }
     // Nothing of the keys is to be seen from outside.
+    exuvia.says("the upgrade is committed generation=3");
     assert!(!exuvia.log().contains("tls.tickets"), "{}", exuvia.log());
     assert_eq!(exuvia.stop(), 0);
 }

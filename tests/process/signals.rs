@@ -48,7 +48,7 @@ impl Starting {
     fn text(&self) -> String {
         let folder = self.folder.path().display();
         format!(
-            "[restart]\nprobation = '0s'\n[listeners.web]\naddress = '127.0.0.1:0'\n\
+            "[log]\nlevel = 'debug'\n[restart]\nprobation = '0s'\n[listeners.web]\naddress = '127.0.0.1:0'\n\
              [control]\nsocket = '{folder}/control.sock'\n"
         )
     }

@@ -154,9 +154,13 @@ fn events_end_when_another_generation_accepts_and_it_has_the_next() {
     assert_eq!(generation(&drains, 1)["requests_in_flight"], 1, "{drains}");
     assert_eq!(drains["upgrades"][0]["result"], "committed");
 
-    // A stop is seen to its end, which is in order.
+    // A stop is seen to its end, which is in order. It looked like a connection that was lost.
     assert_eq!(exuvia.ask(&["stop", "--now"]).code, 0);
-    while events.next().is_some() {}
+    let mut last = drains;
+    while let Some((_, document)) = events.next() {
+        last = document;
+    }
+    assert_eq!((&last["stopped"], &last["generation"]), (&true.into(), &2.into()), "{last}");
 }
 
 /// Its answer is written to nobody: that must end, and must not hold up an upgrade or the end of the process.
@@ -213,5 +217,105 @@ fn the_control_socket_has_the_same_line_by_line() {
     exuvia.upgrade();
     let last: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
     assert_eq!(last["generation"], 1);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// A page that was opened now showed nothing of the minutes before, and lanes as the last verdicts suggest them.
+#[test]
+fn a_page_opened_now_has_the_last_minutes_over_upgrades() {
+    let exuvia = Exuvia::start(ADMIN);
+    let address = admin(&exuvia);
+    let mut client = Client::connect(exuvia.address()).unwrap();
+    for _ in 0..10 {
+        assert_eq!(client.get("/").unwrap().status, 200);
+    }
+    drop(client);
+    let old = exuvia.pid();
+    // Nobody watches meanwhile: the process keeps it for itself.
+    let at_ms = || overview(address)["at_ms"].as_u64().unwrap();
+    let begun = at_ms();
+    eventually("some moments have passed", || (at_ms() >= begun + 2_500).then_some(()));
+    let past = Events::open(address).next().unwrap().1["past"].clone();
+    assert!(past["t_ms"].as_array().unwrap().len() >= 2, "{past}");
+    assert!(past["requests_per_s"].as_array().unwrap().len() >= 2, "{past}");
+    exuvia.upgrade();
+    eventually("generation 1 is gone", || (!super::harness::is_alive(old)).then_some(()));
+    exuvia.upgrade();
+    let mut events = Events::open(address);
+    let (id, first) = events.next().unwrap();
+    assert_eq!(id, "3.1");
+    let next = &first["past"];
+    assert_eq!(next["begin_ms"], past["begin_ms"], "{next}");
+    let first_lane = &next["lanes"]["1"];
+    assert!(first_lane["gone_ms"].is_u64(), "{next}");
+    let phases: Vec<&str> = first_lane["stretches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases[0], "serving", "{next}");
+    assert_eq!(first["upgrades"].as_array().unwrap().len(), 2);
+    // It is told once.
+    assert_eq!(events.next().unwrap().1["past"], Value::Null);
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// The headline of the page said that 6 serves while 5 had all the requests, and the command that 1 watches.
+#[test]
+fn the_page_and_the_commands_have_one_word_for_who_serves() {
+    let exuvia = Exuvia::start("[admin]\naddress = \"127.0.0.1:0\"\n[restart]\nprobation = \"60s\"\n");
+    let address = admin(&exuvia);
+    let said = |words: &str| {
+        assert_eq!(overview(address)["headline"], words);
+        let status = exuvia.ask(&["status"]).out;
+        assert!(status.lines().next().unwrap().contains(&format!(": {words} (pid ")), "{status}");
+    };
+    said("generation 1 serves");
+    assert_eq!(exuvia.ask(&["upgrade", "--until", "ready"]).code, 0);
+    said("generation 1 watches generation 2, which takes new connections");
+    // Whoever opens the page now sees that generation 1 has served before.
+    let (_, first) = Events::open(address).next().unwrap();
+    let stretches = first["past"]["lanes"]["1"]["stretches"].as_array().unwrap();
+    assert_eq!(stretches[0]["phase"], "serving", "{first}");
+    assert_eq!(exuvia.ask(&["rollback"]).code, 0);
+    eventually("generation 1 answers again", || (overview(address)["generation"] == 1).then_some(()));
+    said("generation 1 serves");
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// It was cut after 240 bytes, and after its first line.
+#[test]
+fn the_cause_of_a_failure_is_told_in_full() {
+    let settings = format!("{ADMIN}executable = \"next\"\n");
+    let exuvia = Exuvia::start(&settings);
+    let words = "word ".repeat(100);
+    exuvia.script("next", &format!("echo first line >&2; echo {words} >&2; echo the last line >&2; exit 1"));
+    assert_eq!(exuvia.ask(&["upgrade"]).code, 1);
+    let seen = overview(admin(&exuvia));
+    let message = seen["upgrades"][0]["message"].as_str().unwrap();
+    for part in ["first line", words.trim(), "the last line"] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    assert_eq!(exuvia.stop(), 0);
+}
+
+/// What a server has answered is counted for as long as there are generations; it was on the page for as long, too.
+#[test]
+fn a_server_that_left_the_settings_leaves_the_page() {
+    let exuvia = Exuvia::start(&format!("{ADMIN}[upstream]\nservers = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n"));
+    let address = admin(&exuvia);
+    for _ in 0..4 {
+        assert_eq!(get(exuvia.address(), "/").unwrap().status, 502);
+    }
+    let names = || -> Vec<String> {
+        let seen = overview(address);
+        let all = seen["upstreams"].as_array().unwrap().iter();
+        all.map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(), ["127.0.0.1:1", "127.0.0.1:2"]);
+    exuvia.set(&format!("{ADMIN}[upstream]\nservers = [\"127.0.0.1:2\"]\n"));
+    exuvia.upgrade();
+    assert_eq!(names(), ["127.0.0.1:2"]);
     assert_eq!(exuvia.stop(), 0);
 }

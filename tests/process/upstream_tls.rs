@@ -74,7 +74,7 @@ fn its_certificate_is_verified() {
     exuvia.upgrade();
     let (_, text) = page(&exuvia);
     assert!(text.contains("TLS: bad certificate: unknown issuer\nrequest "), "{text}");
-    assert!(exuvia.log().contains("upstream_certificate"), "{}", exuvia.log());
+    exuvia.says("upstream_certificate");
     assert_eq!(exuvia.stop(), 0);
 }
 

@@ -11,10 +11,13 @@ use super::{Service, answer, wait_for};
 /// Long enough to stop the new process before it ends.
 const PROBATION: &str = "EXUVIA__RESTART__PROBATION=3s";
 
+/// The log tells of each phase.
+const LOG_LEVEL: &str = "EXUVIA__LOG__LEVEL=debug";
+
 /// The old process has told the new one to take over and waits for its word; both, the old one first. The
 /// new one is stopped.
 fn committing() -> (Service, i32, i32) {
-    let service = Service::on_terminal_by(&["env", "--default-signal=HUP", PROBATION]);
+    let service = Service::on_terminal_by(&["env", "--default-signal=HUP", PROBATION, LOG_LEVEL]);
     service.signal(service.supervisor, Signal::SIGHUP);
     let status = service.until("the probation", |status| status["phase"] == "probation");
     let pid = |at: usize| i32::try_from(status["generations"][at]["pid"].as_i64().unwrap()).unwrap();

@@ -6,12 +6,16 @@ use super::super::answered;
 use super::super::screen::{Line, Style};
 use super::super::time::{exactly, roughly};
 use super::lanes::{Known, Lane};
-use crate::overview::Overview;
+use crate::overview::{Overview, words};
 
 /// How wide it is where nothing says how wide it can be.
 pub(super) const PLAIN_WIDTH: usize = 100;
-/// What a lane has beside its bar, at most.
-const BESIDE: usize = 60;
+/// How wide a figure of the traffic is.
+const CELL: usize = 12;
+/// What a lane has before its bar: its number and its phase.
+const BEFORE: usize = 23;
+/// What it may have behind it, with and without the version and what is left of a drain.
+const BEHIND: [usize; 3] = [37, 19, 0];
 const LEAST_BAR: usize = 10;
 /// How many of the last upgrades are shown.
 const UPGRADES: usize = 5;
@@ -20,41 +24,56 @@ const TICKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'
 
 /// How a phase is drawn and called.
 fn drawn(phase: &str) -> (char, Style, &str) {
-    match phase {
-        "serving" => ('█', Style::Green, "serving"),
-        "upgrading" => ('█', Style::Green, "upgrading"),
-        "aborting" | "reclaiming" => ('█', Style::Green, "ends a failed one"),
-        "candidate" => ('▓', Style::Blue, "new, watched"),
-        "probation" => ('▒', Style::Magenta, "watching"),
-        "committing" => ('▒', Style::Magenta, "handing over"),
-        "draining" => ('░', Style::Yellow, "draining"),
-        "lame_duck" => ('░', Style::Yellow, "about to stop"),
-        "rolled_back" => ('░', Style::Red, "rolled back"),
-        "cut" => ('░', Style::Red, "cutting the rest"),
-        "starting" => ('·', Style::Faint, "starting"),
-        other => (' ', Style::Faint, other),
-    }
+    let (sign, style) = match phase {
+        "serving" | "upgrading" | "aborting" | "reclaiming" => ('█', Style::Green),
+        "candidate" => ('▓', Style::Blue),
+        "probation" | "committing" => ('▒', Style::Magenta),
+        "draining" | "lame_duck" => ('░', Style::Yellow),
+        "rolled_back" | "cut" => ('░', Style::Red),
+        "starting" => ('·', Style::Faint),
+        _ => (' ', Style::Faint),
+    };
+    (sign, style, words::phase(phase))
 }
 
-/// All of it, at most so wide and so high.
-pub(super) fn frame(known: &Known, width: usize, height: usize) -> Vec<Line> {
+/// All of it, at most so wide.
+pub(super) fn frame(known: &Known, width: usize) -> Vec<Line> {
     let mut lines = vec![title(&known.latest), Line::default()];
     lines.extend(traffic(known, width));
     lines.push(Line::default());
     lines.extend(lanes(known, width));
     lines.push(Line::default());
     lines.extend(upgrades(&known.latest));
-    lines.truncate(height);
+    lines.iter().map(|line| line.cut(width)).collect()
+}
+
+/// All of it for a terminal of this size, with what ends it on the last line.
+pub(super) fn whole(known: &Known, width: usize, height: usize, hint: &str) -> Vec<Line> {
+    hinted(frame(known, width), width, height, hint)
+}
+
+fn hinted(mut lines: Vec<Line>, width: usize, height: usize, hint: &str) -> Vec<Line> {
+    lines.truncate(height.saturating_sub(1));
+    lines.push(Line::of(Style::Faint, hint).cut(width));
     lines
 }
 
 /// What is shown when nobody answers any more.
-pub(super) fn lost(known: &Known, silent: Duration) -> Vec<Line> {
+pub(super) fn lost(known: &Known, silent: Duration, width: usize, height: usize, hint: &str) -> Vec<Line> {
     let silent = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-    let words = format!("no word from exuvia for {}; what is below was so before that", roughly(silent));
-    let mut lines = vec![Line::of(Style::Alarm, words)];
-    lines.extend(frame(known, PLAIN_WIDTH, usize::MAX).into_iter().skip(1));
-    lines
+    let (style, words) = match known.latest.stopped {
+        true => (
+            Style::Bold,
+            format!("exuvia was stopped {} ago; what is below was so before that", roughly(silent)),
+        ),
+        false => (
+            Style::Alarm,
+            format!("no word from exuvia for {}; what is below was so before that", roughly(silent)),
+        ),
+    };
+    let mut lines = vec![Line::of(style, words).cut(width)];
+    lines.extend(frame(known, width).into_iter().skip(1));
+    hinted(lines, width, height, hint)
 }
 
 /// The lines as text, without the end of the last.
@@ -63,10 +82,12 @@ pub(super) fn plain(lines: &[Line]) -> String {
 }
 
 fn title(overview: &Overview) -> Line {
-    let Overview { version, generation, pid, phase, at_ms, owner_since_ms, .. } = overview;
-    let mut line = Line::of(Style::Bold, format!("generation {generation} "));
+    let Overview { version, generation, pid, phase, at_ms, owner_since_ms, headline, .. } = overview;
     let (_, style, words) = drawn(phase);
-    line.push(style, words);
+    // An earlier version has none.
+    let headline =
+        if headline.is_empty() { format!("generation {generation}: {words}") } else { headline.clone() };
+    let mut line = Line::of(style, headline);
     let since =
         owner_since_ms.map(|since| format!(", the owner for {}", roughly(at_ms.saturating_sub(since))));
     line.push(Style::Faint, format!("   exuvia {version}, pid {pid}{}", since.unwrap_or_default()));
@@ -94,40 +115,55 @@ fn traffic(known: &Known, width: usize) -> Vec<Line> {
         ("CONNECTIONS", open.to_string(), Style::Bold),
         ("DROPPED", dropped.to_string(), alarming(dropped > 0)),
     ];
-    let (mut heads, mut values) = (Line::default(), Line::default());
-    for (head, value, style) in cells {
-        heads.push(Style::Faint, format!("{head:<12}"));
-        values.push(style, value.clone());
-        values.push(Style::Plain, " ".repeat(12_usize.saturating_sub(value.chars().count()).max(1)));
+    let mut lines = Vec::new();
+    for cells in cells.chunks((width / CELL).max(1)) {
+        let (mut heads, mut values) = (Line::default(), Line::default());
+        for (head, value, style) in cells {
+            heads.push(Style::Faint, format!("{head:<CELL$}"));
+            values.push(*style, value);
+            values.push(Style::Plain, " ".repeat(CELL.saturating_sub(value.chars().count()).max(1)));
+        }
+        lines.extend([heads, values]);
     }
     let room = width.min(PLAIN_WIDTH);
     let shown = known.rates.iter().skip(known.rates.len().saturating_sub(room));
     let most = shown.clone().fold(1.0, |most: f64, rate| most.max(*rate));
     let tick = |rate: &f64| TICKS[((rate / most * 7.0).round() as usize).min(7)];
-    vec![heads, values, Line::of(Style::Blue, shown.map(tick).collect::<String>())]
+    lines.push(Line::of(Style::Blue, shown.map(tick).collect::<String>()));
+    lines
 }
 
 fn lanes(known: &Known, width: usize) -> Vec<Line> {
-    let bar = width.min(2 * PLAIN_WIDTH).saturating_sub(BESIDE).max(LEAST_BAR);
+    // What does not fit is left out, column by column from the right, and at last the bar.
+    let fits = |behind: &usize| BEFORE + LEAST_BAR + behind <= width;
+    let behind = BEHIND.into_iter().find(fits).unwrap_or(0);
+    let bar = width.min(2 * PLAIN_WIDTH).saturating_sub(BEFORE + behind);
+    let bar = if bar < LEAST_BAR { 0 } else { bar };
     let window = known.window_ms();
     let begins = format!("{} ago", roughly(window));
-    let scale = format!("{begins:<room$} now", room = bar - 4);
-    let heads = format!(
-        "{:>4} {:<17} {scale}  {:>9} {:>6}  {:<8} LEFT",
-        "GEN", "PHASE", "IN FLIGHT", "OPEN", "VERSION"
-    );
+    let mut heads = format!("{:>4} {:<17} ", "GEN", "PHASE");
+    if bar > 0 {
+        heads.push_str(&format!("{begins:<room$} now", room = bar - 4));
+    }
+    let columns = ["  IN FLIGHT   OPEN", "  VERSION  LEFT"];
+    heads.extend(columns.iter().take(BEHIND.len() - 1 - position(behind)).copied());
     let mut lines = vec![Line::of(Style::Faint, heads)];
-    lines
-        .extend(known.lanes.iter().rev().map(|(number, lane)| self::lane(known, *number, lane, window, bar)));
+    let lane = |(number, lane): (&u32, &Lane)| self::lane(known, *number, lane, window, bar, behind);
+    lines.extend(known.lanes.iter().rev().map(lane));
     lines
 }
 
-fn lane(known: &Known, number: u32, lane: &Lane, window_ms: u64, bar: usize) -> Line {
+/// Which of [`BEHIND`] it is.
+fn position(behind: usize) -> usize {
+    BEHIND.iter().position(|one| *one == behind).unwrap_or(0)
+}
+
+fn lane(known: &Known, number: u32, lane: &Lane, window_ms: u64, bar: usize, behind: usize) -> Line {
     let now = known.latest.at_ms;
     let (_, style, words) = drawn(&lane.one.phase);
     let mut line = Line::of(Style::Bold, format!("{number:>4} "));
     line.push(style, format!("{words:<17} "));
-    let step = window_ms / bar as u64;
+    let step = window_ms / bar.max(1) as u64;
     for cell in 0..bar as u64 {
         // The last cell is now.
         let phase = lane.at(now.saturating_sub((bar as u64 - 1 - cell) * step)).unwrap_or_default();
@@ -136,17 +172,23 @@ fn lane(known: &Known, number: u32, lane: &Lane, window_ms: u64, bar: usize) -> 
     }
     let Some(gone) = lane.gone_ms else {
         let open = lane.one.all_connections().open;
-        line.push(Style::Plain, format!("  {:>9} {open:>6}  ", lane.one.requests_in_flight));
-        line.push(Style::Faint, format!("{:<8} ", lane.one.version));
-        if lane.one.phase == "candidate" {
-            line.push(Style::Blue, format!("answered {}", answered::requests(&lane.one.answers)));
+        if behind >= BEHIND[1] {
+            line.push(Style::Plain, format!("  {:>9} {open:>6}  ", lane.one.requests_in_flight));
         }
-        if let Some(deadline) = lane.one.drain_deadline_ms {
-            line.push(Style::Yellow, roughly(deadline.saturating_sub(now)));
+        if behind >= BEHIND[0] {
+            line.push(Style::Faint, format!("{:<8} ", lane.one.version));
+            if lane.one.phase == "candidate" {
+                line.push(Style::Blue, format!("answered {}", answered::requests(&lane.one.answers)));
+            }
+            if let Some(deadline) = lane.one.drain_deadline_ms {
+                line.push(Style::Yellow, roughly(deadline.saturating_sub(now)));
+            }
         }
         return line;
     };
-    line.push(Style::Faint, format!("  {} ago", roughly(now.saturating_sub(gone))));
+    if behind > 0 {
+        line.push(Style::Faint, format!("  {} ago", roughly(now.saturating_sub(gone))));
+    }
     line
 }
 
@@ -170,7 +212,7 @@ fn upgrades(overview: &Overview) -> Vec<Line> {
         line.push(Style::Plain, format!("{:>9}  ", exactly(past.took_ms)));
         let why: Vec<&str> =
             [&*past.step, &*past.message].into_iter().filter(|text| !text.is_empty()).collect();
-        line.push(Style::Faint, why.join(": "));
+        line.push(Style::Faint, why.join(": ").replace('\n', "; "));
         lines.push(line);
     }
     if lines.len() == 1 {
@@ -235,6 +277,7 @@ mod tests {
             pid: 4702,
             version: "0.1.0".into(),
             phase: "serving".into(),
+            headline: "generation 2 serves".into(),
             owner_since_ms: Some(85_000),
             generations: vec![generation(1, "draining", 10_000, 3), generation(2, "serving", 80_000, 40)],
             upgrades,
@@ -247,7 +290,7 @@ mod tests {
     #[test]
     fn a_frame_has_everything() {
         let expected = "\
-generation 2 serving   exuvia 0.1.0, pid 4702, the owner for 15 s
+generation 2 serves   exuvia 0.1.0, pid 4702, the owner for 15 s
 
 REQUESTS    FAILURES    P50         P99         IN FLIGHT   CONNECTIONS DROPPED
 12.5/s      0/s         -           7.50 ms     2           43          0
@@ -260,16 +303,37 @@ REQUESTS    FAILURES    P50         P99         IN FLIGHT   CONNECTIONS DROPPED
 LAST UPGRADES
       15 s ago    1 → 2   committed      5.04 s
       50 s ago    1 → 2   failed         5.04 s  exec: no such file";
-        let shown = plain(&frame(&known(), PLAIN_WIDTH, usize::MAX));
+        let shown = plain(&frame(&known(), PLAIN_WIDTH));
         assert_eq!(shown, expected, "\n{shown}");
     }
 
     #[test]
-    fn a_small_terminal_gets_what_fits() {
-        let lines = frame(&known(), 20, 8);
+    fn a_small_terminal_gets_what_fits_and_what_ends_it() {
+        let lines = whole(&known(), 20, 8, "q: end");
         assert_eq!(lines.len(), 8);
-        assert!(plain(&lines).contains("draining") || plain(&lines).contains("serving"));
-        assert!(plain(&lost(&known(), Duration::from_secs(3))).starts_with("no word from exuvia for 3 s"));
+        assert_eq!(lines.last().unwrap().plain(), "q: end");
+        let lines = lost(&known(), Duration::from_secs(3), 100, 24, "q: end");
+        assert!(plain(&lines).starts_with("no word from exuvia for 3 s"));
+        assert_eq!(lines.last().unwrap().plain(), "q: end");
+    }
+
+    /// On a narrow terminal the right half of a word, or of a number, was missing.
+    #[test]
+    fn a_narrow_terminal_has_whole_words() {
+        let words = |lines: &[Line]| -> Vec<String> {
+            let text = plain(lines).replace(|char| "█▓▒░·…".contains(char), " ");
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        let wide = words(&frame(&known(), 400));
+        for width in 12..100 {
+            let lines = frame(&known(), width);
+            for line in &lines {
+                assert!(line.plain().chars().count() <= width, "{width}: {}", line.plain());
+            }
+            for word in words(&lines) {
+                assert!(wide.contains(&word), "{width}: {word:?} of\n{}", plain(&lines));
+            }
+        }
     }
 
     #[test]
@@ -277,7 +341,7 @@ LAST UPGRADES
         let mut known = known();
         known.add(Overview { at_ms: 104_000, ..Overview::default() });
         known.add(Overview { at_ms: 109_000, ..Overview::default() });
-        let shown = plain(&frame(&known, PLAIN_WIDTH, usize::MAX));
+        let shown = plain(&frame(&known, PLAIN_WIDTH));
         assert!(shown.contains("   1 gone ") && shown.contains("  5 s ago"), "{shown}");
     }
 }

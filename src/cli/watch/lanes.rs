@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::overview::{Generation, Overview};
+use crate::overview::{Generation, Overview, Past, Stretch};
 
 /// The longest time that is shown, in milliseconds.
 const KEPT_MS: u64 = 600_000;
@@ -37,13 +37,10 @@ impl Known {
     /// Takes what another document says.
     pub(super) fn add(&mut self, overview: Overview) {
         let now = overview.at_ms;
-        let mut alive = overview.generations.clone();
-        if let Some(next) = overview.upgrade.filter(|next| alive.iter().all(|one| one.generation != next.to))
-        {
-            let phase = "starting".to_owned();
-            let started_ms = next.since_ms;
-            alive.push(Generation { generation: next.to, phase, started_ms, ..Generation::default() });
+        if let Some(past) = overview.past.as_ref().filter(|_| self.lanes.is_empty()) {
+            self.begin_with(past);
         }
+        let alive = overview.with_starting();
         for one in &alive {
             let lane = self.lanes.entry(one.generation).or_default();
             if lane.gone_ms.is_some() {
@@ -63,6 +60,26 @@ impl Known {
         self.rates.push_back(rate);
         self.rates.drain(..self.rates.len().saturating_sub(RATES));
         self.latest = overview;
+    }
+
+    /// Takes what was before anybody watched.
+    fn begin_with(&mut self, past: &Past) {
+        self.rates = past.requests_per_s.iter().map(|rate| rate.unwrap_or(0.0)).collect();
+        for (number, was) in &past.lanes {
+            let Lane { one, stretches, gone_ms } = self.lanes.entry(*number).or_default();
+            let phase = if was.gone_ms.is_some() { "gone" } else { "" };
+            *one = Generation {
+                generation: *number,
+                pid: was.pid,
+                version: was.version.clone(),
+                phase: phase.to_owned(),
+                started_ms: was.started_ms,
+                ..Generation::default()
+            };
+            let stretch = |one: &Stretch| (one.phase.clone(), one.from_ms, one.to_ms);
+            *stretches = was.stretches.iter().map(stretch).collect();
+            *gone_ms = was.gone_ms;
+        }
     }
 
     /// A generation that has just begun to be watched knows no interval yet; the counters go on over all of them.
@@ -189,6 +206,28 @@ mod tests {
         known.add(overview(4_000 + KEPT_MS, &[generation(2, "", 1_600)]));
         assert_eq!(known.lanes.keys().collect::<Vec<_>>(), [&2]);
         assert_eq!(stretches(&known, 2)[2], ("serving", 4_000, 4_000 + KEPT_MS));
+    }
+
+    #[test]
+    fn what_the_process_has_kept_is_there_at_once() {
+        let mut known = Known::default();
+        let stretch = |phase: &str, from_ms, to_ms| Stretch { phase: phase.into(), from_ms, to_ms };
+        let gone = crate::overview::Lane {
+            gone_ms: Some(4_000),
+            stretches: vec![stretch("serving", 1_000, 3_000), stretch("draining", 3_000, 4_000)],
+            ..Default::default()
+        };
+        let past = Past {
+            t_ms: vec![0, 1_000],
+            requests_per_s: vec![Some(7.0), None],
+            lanes: BTreeMap::from([(1, gone)]),
+            ..Past::default()
+        };
+        let now = overview(9_000, &[generation(2, "serving", 2_000)]);
+        known.add(Overview { past: Some(past), ..now });
+        assert_eq!(known.lanes[&1].gone_ms, Some(4_000));
+        assert_eq!(stretches(&known, 1), [("serving", 1_000, 3_000), ("draining", 3_000, 4_000)]);
+        assert_eq!(known.rates.len(), 3);
     }
 
     #[test]

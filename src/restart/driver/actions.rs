@@ -135,7 +135,7 @@ impl Driver {
             Action::AdoptChild => self.adopt_child(),
             Action::FollowChild => {
                 self.successor = self.child.as_ref().map(|child| child.generation);
-                self.superior = self.child.take().map(|child| child.into_parts().0);
+                self.superior = self.child.take().map(|child| child.into_parts(&*self.standard_error).0);
                 // They are the child's to look after.
                 self.others = Peers::default();
             }
@@ -169,10 +169,12 @@ impl Driver {
             }
             Action::Disarm => self.timer = None,
             Action::ReportReady => {
-                if let Some(upgrade) = &self.upgrade {
-                    self.figures.ready(upgrade.since);
-                }
                 let version = self.child_ready.as_ref().map(|(ready, _)| ready.version.clone());
+                if let Some(upgrade) = &mut self.upgrade {
+                    self.figures.ready(upgrade.since);
+                    upgrade.ready = Some(Instant::now());
+                    upgrade.version = version.clone().unwrap_or_default();
+                }
                 self.report(|elapsed_ms, driver| Progress::Ready {
                     elapsed_ms,
                     probation_ms: millis(driver.options.probation),
@@ -225,10 +227,18 @@ impl Driver {
             // Nobody listens, but for the log.
             Asker::Nobody | Asker::Reply(_) => mpsc::unbounded_channel().0,
         };
-        self.upgrade = Some(Upgrade { since: Instant::now(), progress, done: BTreeMap::new() });
+        let generation = self.last_generation + 1;
+        self.upgrade = Some(Upgrade {
+            since: Instant::now(),
+            ready: None,
+            generation,
+            pid: 0,
+            version: String::new(),
+            progress,
+            done: BTreeMap::new(),
+        });
         self.notifier.reloading("upgrading");
 
-        let generation = self.last_generation + 1;
         let under_way =
             UnderWay { from: self.generation, to: generation, since_ms: unix_ms(SystemTime::now()) };
         self.history.send_modify(|history| history.under_way = Some(under_way));
@@ -268,7 +278,10 @@ impl Driver {
             &descriptors,
         )?;
         let (pid, executable) = (child.pid, self.program.display().to_string());
-        tracing::info!(generation, pid, %executable, "a new process is starting");
+        tracing::debug!(generation, pid, %executable, "a new process is starting");
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.pid = pid;
+        }
         self.child = Some(child);
         self.report(|_, _| Progress::Started { generation, pid, executable });
         Ok(())
@@ -285,7 +298,7 @@ impl Driver {
             started_ms: unix_ms(since),
             drain_timeout_ms: ready.drain_timeout_ms,
         };
-        let (channel, pidfd) = child.into_parts();
+        let (channel, pidfd) = child.into_parts(&*self.standard_error);
         self.others.add(introduction, channel, pidfd);
         // Those who died meanwhile.
         let change = self.ledger.close(true, |_| false);
@@ -330,8 +343,10 @@ impl Driver {
         };
         if let Some((verdict, note)) = ended {
             if self.superior.is_none() {
-                // Otherwise the parent counts it.
+                // Otherwise the parent counts it, and logs it.
                 self.figures.ended(&verdict, None);
+                let (generation, pid) = (self.generation, std::process::id());
+                tracing::warn!(generation, pid, "this process serves: {note}");
             }
             self.history.send_modify(|history| history.end(&verdict, note, unix_ms(SystemTime::now())));
         }

@@ -60,18 +60,10 @@ impl Driver {
     }
 
     pub(super) fn report_verdict(&mut self, verdict: Verdict) {
+        self.log_verdict(&verdict);
         match &verdict {
-            Verdict::Committed => {
-                let done = self.upgrade.iter().flat_map(|upgrade| &upgrade.done);
-                let done: Vec<String> = done.map(|(how, count)| format!("{how}={count}")).collect();
-                let generation = self.generation;
-                tracing::info!(generation, done = %done.join(" "), "the upgrade is committed");
-            }
-            Verdict::RolledBack => {
-                tracing::warn!(generation = self.generation, "the upgrade was rolled back")
-            }
+            Verdict::Committed | Verdict::RolledBack => {}
             Verdict::Failed(Failure { step, message }) => {
-                tracing::error!(generation = self.generation, %step, cause = %message, "the upgrade failed");
                 let first = message.lines().next().unwrap_or_default();
                 self.notifier.ready(&format!(
                     "upgrade failed at {step}: {first}; generation {} serves",
@@ -93,6 +85,63 @@ impl Driver {
             Progress::Ended { elapsed_ms, done, verdict }
         });
         self.upgrade = None;
+    }
+
+    /// The one line that an upgrade leaves in the log, whatever came of it, at the level of INFO and above.
+    fn log_verdict(&self, verdict: &Verdict) {
+        let from = self.generation;
+        let upgrade = self.upgrade.as_ref();
+        let generation = upgrade.map(|upgrade| upgrade.generation);
+        let pid = upgrade.map(|upgrade| upgrade.pid).filter(|pid| *pid > 0);
+        let version = upgrade.map(|upgrade| &*upgrade.version).filter(|version| !version.is_empty());
+        let took_ms = upgrade.map(|upgrade| millis(upgrade.since.elapsed()));
+        let ready = upgrade.and_then(|upgrade| Some((upgrade.since, upgrade.ready?)));
+        let ready_ms = ready.map(|(since, ready)| millis(ready.saturating_duration_since(since)));
+        let probation_ms = ready.map(|(_, ready)| millis(ready.elapsed()));
+        let done: Vec<String> = upgrade
+            .iter()
+            .flat_map(|upgrade| &upgrade.done)
+            .map(|(how, count)| format!("{how}={count}"))
+            .collect();
+        // What the new process had answered before anything was decided.
+        let done = ready.map(|_| done.join(" "));
+        match verdict {
+            Verdict::Committed => tracing::info!(
+                generation,
+                pid,
+                version,
+                from,
+                ready_ms,
+                probation_ms,
+                took_ms,
+                done,
+                "the upgrade is committed"
+            ),
+            Verdict::RolledBack => tracing::warn!(
+                generation,
+                pid,
+                version,
+                from,
+                ready_ms,
+                probation_ms,
+                took_ms,
+                done,
+                "the upgrade was rolled back"
+            ),
+            Verdict::Failed(Failure { step, message }) => tracing::error!(
+                generation,
+                pid,
+                version,
+                from,
+                ready_ms,
+                probation_ms,
+                took_ms,
+                done,
+                %step,
+                cause = %message,
+                "the upgrade failed"
+            ),
+        }
     }
 
     fn draining(&self) -> Progress {

@@ -116,7 +116,7 @@ impl Driver {
                 self.others.remove(generation);
                 let cost = self.close_books(generation);
                 if cost.is_empty() {
-                    tracing::info!(generation, "a generation that drained is gone");
+                    tracing::debug!(generation, "a generation that drained is gone");
                 } else {
                     let cost = cost_words(&cost);
                     tracing::warn!(

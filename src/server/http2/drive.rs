@@ -196,7 +196,9 @@ impl<'c> Driver<'c> {
             self.pinged = false;
             is_more = self.next_round();
         }
-        let active = self.connection.has_streams() || !self.streams.is_empty();
+        let active = self.connection.has_streams()
+            || !self.streams.is_empty()
+            || !self.link.meter.borrow().unsettled.is_empty();
         if active != self.active {
             self.active = active;
             self.since = Instant::now();

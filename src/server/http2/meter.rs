@@ -2,8 +2,8 @@
 //!
 //! h2 answers a PING, applies SETTINGS and drops what it does not know without a word to anyone, and it tells
 //! nobody how often it has reset a stream for an error of the client's. All of that costs us more than the client.
-//! Nothing but the nine bytes of each frame's head (RFC 9113, section 4.1) is looked at, and the code of a
-//! RST_STREAM; payloads are skipped.
+//! Nothing but the nine bytes of each frame's head (RFC 9113, section 4.1) is looked at, the code of a RST_STREAM, and
+//! trailers; other payloads are skipped.
 //!
 //! What comes with work is no flood: a stream that ends in order pays for a reset and for a few frames, a DATA frame
 //! for the PING with which its receiver measures the way, and for the WINDOW_UPDATEs that make room for it.
@@ -12,11 +12,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::trailers::Trailers;
+use super::unsettled::Unsettled;
+
 /// What a client may do beside sending requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) resets_per_minute: u32,
     pub(super) control_frames_per_minute: u32,
+    /// The longest trailers, in bytes.
+    pub(super) trailer_bytes: usize,
 }
 
 /// Of what there was too much. `Display` is for the log.
@@ -41,6 +46,8 @@ const FRAMES_PER_DATA: u32 = 10;
 pub(super) struct Meter {
     inbound: Follower,
     outbound: Follower,
+    pub(super) trailers: Trailers,
+    pub(super) unsettled: Unsettled,
     resets: Bucket,
     control: Bucket,
     /// SETTINGS and PINGs of ours that the client has not acknowledged.
@@ -57,6 +64,8 @@ impl Meter {
         Meter {
             inbound: Follower::behind_preface(),
             outbound: Follower::default(),
+            trailers: Trailers::new(limits.trailer_bytes),
+            unsettled: Unsettled::default(),
             resets: Bucket::new(limits.resets_per_minute, now),
             control: Bucket::new(limits.control_frames_per_minute, now),
             settings_out: 0,
@@ -69,14 +78,29 @@ impl Meter {
     /// Bytes have come from the client.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) {
         let mut follower = std::mem::take(&mut self.inbound);
-        follower.feed(bytes, |frame| self.count_received(frame, now));
+        follower.feed(bytes, |passed| match passed {
+            Passed::Begin(frame) => {
+                self.trailers.begin(frame);
+                self.count_received(frame, now);
+            }
+            Passed::Payload(bytes) => self.trailers.payload(bytes),
+            Passed::End(_) => self.trailers.end(),
+        });
         self.inbound = follower;
     }
 
     /// Bytes have gone to the client.
     pub(super) fn sent(&mut self, bytes: &[u8], now: Instant) {
         let mut follower = std::mem::take(&mut self.outbound);
-        follower.feed(bytes, |frame| self.count_sent(frame, now));
+        follower.feed(bytes, |passed| match passed {
+            Passed::Begin(frame) => self.count_sent(frame, now),
+            Passed::Payload(_) => {}
+            Passed::End(frame) if matches!(frame.kind, DATA | HEADERS) && frame.has(END_STREAM) => {
+                self.unsettled.written(frame.stream);
+            }
+            Passed::End(frame) if frame.kind == RST_STREAM => self.unsettled.reset(frame.stream),
+            Passed::End(_) => {}
+        });
         self.outbound = follower;
     }
 
@@ -106,7 +130,10 @@ impl Meter {
             HEADERS => {}
             DATA if frame.length > 0 => self.control.give(1),
             DATA if frame.has(END_STREAM) => {}
-            RST_STREAM => self.charge(Flood::Resets, now),
+            RST_STREAM => {
+                self.unsettled.reset(frame.stream);
+                self.charge(Flood::Resets, now);
+            }
             SETTINGS if frame.has(ACK) && self.settings_out > 0 => {
                 self.settings_out -= 1;
                 self.acknowledged(now);
@@ -154,10 +181,11 @@ impl Meter {
 }
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+pub(super) const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -168,9 +196,11 @@ const CLIENTS_FAULTS: [u32; 5] = [1, 3, 5, 6, 7];
 
 /// As much of a frame as is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
+pub(super) struct Frame {
+    pub(super) kind: u8,
     flags: u8,
+    /// Zero for the connection.
+    pub(super) stream: u32,
     /// Of the payload, in bytes.
     length: u32,
     /// Of a RST_STREAM.
@@ -178,7 +208,7 @@ struct Frame {
 }
 
 impl Frame {
-    fn has(self, flag: u8) -> bool {
+    pub(super) fn has(self, flag: u8) -> bool {
         self.flags & flag == flag
     }
 }
@@ -187,12 +217,23 @@ const HEAD: usize = 9;
 const HEAD_AND_CODE: usize = HEAD + 4;
 const PREFACE: u32 = 24;
 
+/// What passes by.
+#[derive(Clone, Copy, Debug)]
+enum Passed<'b> {
+    Begin(Frame),
+    /// A part of the payload of HEADERS or CONTINUATION; others are not looked at.
+    Payload(&'b [u8]),
+    End(Frame),
+}
+
 /// Finds the frames in one direction's bytes, however they are cut.
 #[derive(Debug, Default)]
 struct Follower {
     head: [u8; HEAD_AND_CODE],
     have: usize,
-    /// Bytes to come that are of no concern.
+    /// The frame whose payload comes.
+    frame: Option<Frame>,
+    /// Bytes of it that are still to come.
     skip: u32,
 }
 
@@ -201,12 +242,19 @@ impl Follower {
         Follower { skip: PREFACE, ..Follower::default() }
     }
 
-    fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Frame)) {
+    fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Passed<'_>)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let n = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-                bytes = &bytes[n..];
+                let (payload, rest) = bytes.split_at(n);
+                bytes = rest;
                 self.skip -= u32::try_from(n).unwrap_or(self.skip);
+                if self.frame.is_some_and(|frame| matches!(frame.kind, HEADERS | CONTINUATION)) {
+                    on(Passed::Payload(payload));
+                }
+                if self.skip == 0 {
+                    self.frame.take().map(Passed::End).into_iter().for_each(&mut on);
+                }
                 continue;
             }
             let n = bytes.len().min(self.wanted() - self.have);
@@ -219,7 +267,11 @@ impl Follower {
             let frame = self.frame();
             self.skip = if frame.code.is_some() { frame.length - 4 } else { frame.length };
             self.have = 0;
-            on(frame);
+            on(Passed::Begin(frame));
+            match self.skip {
+                0 => on(Passed::End(frame)),
+                _ => self.frame = Some(frame),
+            }
         }
     }
 
@@ -247,7 +299,9 @@ impl Follower {
             }
             _ => None,
         };
-        Frame { kind: self.head[3], flags: self.head[4], length: self.length(), code }
+        let stream =
+            u32::from_be_bytes([self.head[5], self.head[6], self.head[7], self.head[8]]) & (u32::MAX >> 1);
+        Frame { kind: self.head[3], flags: self.head[4], stream, length: self.length(), code }
     }
 }
 

@@ -13,7 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode, response};
 use http_body::{Body as _, Frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::{Metrics, Refused, refused};
 use super::date::Clock;
@@ -21,8 +21,8 @@ use super::request::{Facts, Refusal, translate};
 use super::tunnel::carry;
 use super::wire::Link;
 use crate::proxy::{
-    Answer, Body, BodyError, Client, ClientBody, Exchange, Interim, RequestIdentity, end_hop, log_request,
-    refusal as refusal_of,
+    Answer, Answered, Body, BodyError, Client, ClientBody, Exchange, Interim, RequestIdentity, end_hop,
+    log_client, log_request, refusal as refusal_of,
 };
 use crate::timer::Timer;
 
@@ -62,21 +62,38 @@ pub(super) enum Broken {
 /// Answers the request of one stream.
 pub(super) async fn serve(common: Rc<Common>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let respond = Rc::new(RefCell::new(respond));
-    let (parts, stream, facts) = match translate(request, common.max_headers, common.websockets) {
+    let (parts, mut stream, facts) = match translate(request, common.max_headers, common.websockets) {
         Ok(translated) => translated,
         Err(refused) => return refuse(&common, refused.why, &refused.request, &respond),
     };
     let (body, tunnel) = if facts.tunnel.is_some() {
         (ClientBody::empty(), Some(stream))
+    } else if facts.length == Some(0) && !stream.is_end_stream() {
+        // A server would take the head for the whole request.
+        if let Err(broken) = poll_end(&common, facts.expects, &mut stream, &respond).await {
+            // Nobody knows of the request yet.
+            if let Broken::Stalled = broken {
+                log_client!(debug, common.client.identity(), "a stream stood still for too long");
+                respond.borrow_mut().send_reset(Reason::CANCEL);
+            }
+            return;
+        }
+        (ClientBody::empty(), None)
     } else {
         let before = facts.expects.then(|| say_continue(respond.clone()));
-        (ClientBody::http2(stream, facts.length, before), None)
+        let check = (!stream.is_end_stream()).then(|| check_trailers(common.clone(), respond.clone()));
+        (ClientBody::http2(stream, facts.length, before, check), None)
     };
     let request = Request::from_parts(parts, body);
     let exchange = common.client.exchange();
     match answer(&common, &exchange, request, &respond, facts, tunnel).await {
-        Ok(()) => {
-            common.link.meter.borrow_mut().finished();
+        Ok(answered) => {
+            let mut meter = common.link.meter.borrow_mut();
+            meter.finished();
+            if let Some(answered) = answered {
+                meter.unsettled.add(respond.borrow().stream_id().as_u32(), answered);
+            }
+            drop(meter);
             // The client learns by a RST_STREAM(NO_ERROR) that it can stop (RFC 9113, section 8.1); h2 sends it
             // when nobody reads the stream any more.
             exchange.stop_upload();
@@ -103,6 +120,48 @@ fn refuse(common: &Common, refusal: Refusal, request: &Request<()>, respond: &Re
             }
         }
     }
+}
+
+/// Waits for the end of a body that is said to be empty.
+async fn poll_end(
+    common: &Rc<Common>,
+    expects: bool,
+    stream: &mut RecvStream,
+    respond: &Responder,
+) -> Result<(), Broken> {
+    if expects {
+        say_continue(respond.clone())();
+    }
+    let end = async {
+        // What is longer than was said h2 finds out.
+        while let Some(data) = stream.data().await {
+            data.map_err(|_| Broken::Gone)?;
+        }
+        stream.trailers().await.map_err(|_| Broken::Gone)
+    };
+    // There is no place for trailers in a request that has no body.
+    match timeout(common.stall_timeout, end).await {
+        Err(_) => Err(Broken::Stalled),
+        Ok(Ok(Some(trailers))) if !check_trailers(common.clone(), respond.clone())(&trailers) => {
+            Err(Broken::Gone)
+        }
+        Ok(result) => result.map(|_| ()),
+    }
+}
+
+/// Says whether trailers are good; those that are not end the stream.
+fn check_trailers(common: Rc<Common>, respond: Responder) -> Box<dyn Fn(&HeaderMap) -> bool> {
+    Box::new(move |trailers| {
+        let mut respond = respond.borrow_mut();
+        let is_good =
+            common.link.meter.borrow_mut().trailers.had(respond.stream_id().as_u32(), trailers.len());
+        if !is_good {
+            tracing::debug!("malformed trailers");
+            common.metrics.refused(Refused::Http2Malformed);
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
+        is_good
+    })
 }
 
 fn say_continue(respond: Responder) -> Box<dyn FnOnce()> {
@@ -136,7 +195,7 @@ async fn answer(
     respond: &Responder,
     facts: Facts,
     tunnel: Option<RecvStream>,
-) -> Result<(), Broken> {
+) -> Result<Option<Answered>, Broken> {
     let mut upload = Upload { exchange, limit: common.stall_timeout, timer: Timer::default() };
     let answer = {
         let interim = Forward(respond);
@@ -157,7 +216,9 @@ async fn answer(
         Answer::Tunnel(head, upstream) => {
             return match tunnel.zip(facts.tunnel) {
                 Some((stream, asked)) => {
-                    carry(common, exchange.identity(), &asked, head, upstream, stream, respond).await
+                    carry(common, exchange.identity(), &asked, head, upstream, stream, respond)
+                        .await
+                        .map(|()| None)
                 }
                 // Not asked for: see `request::prepare`.
                 None => Err(Broken::Unasked),
@@ -165,20 +226,22 @@ async fn answer(
         }
     };
 
-    let (parts, body) = response.into_parts();
+    let (parts, mut body) = response.into_parts();
+    body.settle_later();
     let bodiless = facts.is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let ended = bodiless || body.is_end_stream();
     let head = head(parts, &body, &facts, &common.clock);
     let mut sending = begin(respond, head, ended)?;
     if ended {
-        return Ok(());
+        return Ok(body.into_answered());
     }
     let mut pump = Pump::new(body, common.stall_timeout);
     poll_fn(|cx| match pump.poll(&mut sending, cx) {
         Poll::Pending => upload.poll_stalled(cx).map(|()| Err(Broken::Stalled)),
         done => done,
     })
-    .await
+    .await?;
+    Ok(pump.body.into_answered())
 }
 
 pub(super) fn begin(

@@ -98,6 +98,10 @@ impl Link {
                     meter.sent(&buf[..of_this], now);
                     left -= of_this;
                 }
+                // What TLS has taken may still be there.
+                if !self.stream.borrow().as_ref().is_some_and(Downstream::holds_written) {
+                    meter.unsettled.flushed();
+                }
             }
             Poll::Ready(Err(_)) => self.peer_closed.set(true),
             Poll::Pending if self.blocked_since.get().is_none() => {
@@ -169,6 +173,9 @@ impl AsyncWrite for Wire {
         let flushed = self.0.with(|stream| stream.poll_flush(cx));
         if flushed.is_ready() {
             self.0.blocked_since.set(None);
+            if let Poll::Ready(Ok(())) = flushed {
+                self.0.meter.borrow_mut().unsettled.flushed();
+            }
         } else if self.0.blocked_since.get().is_none() || moves() != before {
             self.0.blocked_since.set(Some(Instant::now()));
         }

@@ -6,6 +6,7 @@ mod fairness;
 mod floods;
 mod malformed;
 mod requests;
+mod settled;
 mod slow;
 mod websocket;
 
@@ -131,6 +132,13 @@ async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
+}
+
+/// Gives the edge's task, which shares this thread, its turns.
+async fn turns() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A frame as it came.

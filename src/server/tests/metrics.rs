@@ -5,7 +5,7 @@ use crate::restart::EntryKind;
 
 impl Edge {
     /// What is not zero of the series of this name, as `a=1,b=2` without the labels that are the same everywhere.
-    fn counted(&self, name: &str) -> Vec<(String, u64)> {
+    pub(super) fn counted(&self, name: &str) -> Vec<(String, u64)> {
         let segment = self.counts.segment();
         let entries =
             segment.table().entries.iter().enumerate().filter(|(_, entry)| entry.series.name() == name);
@@ -19,7 +19,7 @@ impl Edge {
     }
 
     #[track_caller]
-    fn expect(&self, name: &str, expected: &[(&str, u64)]) {
+    pub(super) fn expect(&self, name: &str, expected: &[(&str, u64)]) {
         let counted = self.counted(name);
         let counted: Vec<_> = counted.iter().map(|(labels, value)| (&**labels, *value)).collect();
         assert_eq!(counted, expected, "{name}");

@@ -15,7 +15,7 @@ fn reset(code: u8) -> Vec<u8> {
 }
 
 fn meter(resets: u32, control: u32) -> Meter {
-    let limits = Limits { resets_per_minute: resets, control_frames_per_minute: control };
+    let limits = Limits { resets_per_minute: resets, control_frames_per_minute: control, trailer_bytes: 100 };
     let mut meter = Meter::new(limits, Instant::now());
     meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Instant::now());
     meter
@@ -43,7 +43,11 @@ fn frames_are_found_however_their_bytes_are_cut() {
         let (mut follower, mut frames, mut rest) = (Follower::behind_preface(), Vec::new(), &bytes[..]);
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(sizes.next().unwrap()));
-            follower.feed(now, |frame| frames.push(frame));
+            follower.feed(now, |passed| {
+                if let Passed::End(frame) = passed {
+                    frames.push(frame);
+                }
+            });
             rest = later;
         }
         frames

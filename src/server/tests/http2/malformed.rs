@@ -81,6 +81,105 @@ fn malformed_requests_go_nowhere() {
     });
 }
 
+/// A request is malformed by what comes behind its head, too, and no server may see it as a good one (RFC 9113, section
+/// 8.1.1). One with `content-length: 0` and then DATA was forwarded before that was found out, and so was one with a
+/// byte more than it had said; a pseudo-header in trailers was dropped without a word.
+#[test]
+fn what_makes_a_request_malformed_behind_its_head() {
+    run(async {
+        let (whole, mut requests) = mpsc::unbounded_channel();
+        let address = upstream(move |mut peer| {
+            let whole = whole.clone();
+            async move {
+                loop {
+                    let mut request = String::new();
+                    while !request.ends_with("\r\n\r\n") {
+                        if peer.buffer.is_empty() && !peer.more().await {
+                            return;
+                        }
+                        request.push(char::from(peer.buffer.remove(0)));
+                    }
+                    let length =
+                        request.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                    let length = length.map_or(0, |length| length.parse().unwrap());
+                    let is_chunked = request.contains("transfer-encoding: chunked");
+                    let mut body = String::new();
+                    while if is_chunked { !body.ends_with("0\r\n\r\n") } else { body.len() < length } {
+                        if peer.buffer.is_empty() && !peer.more().await {
+                            return;
+                        }
+                        body.push(char::from(peer.buffer.remove(0)));
+                    }
+                    whole.send(request + &body).unwrap();
+                    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            }
+        })
+        .await;
+        let edge = edge(address).await;
+        let of_length = |length| block(&[&GET[..], &[("content-length", length)]].concat());
+        let chunked = block(&GET);
+        let (data, end) = (|flags, payload: &[u8]| frame(0, flags, 1, payload), 1);
+        let trailers = |fields: &[u8]| frame(1, 5, 1, fields);
+        let padded = [&[3][..], &block(&[(":path", "/")]), &[0; 3]].concat();
+        let pseudo = block(&[("x", "1"), (":path", "/")]);
+        let table = [
+            (of_length("0"), vec![data(end, b"a")]),
+            (of_length("0"), vec![data(0, b"a")]),
+            (of_length("0"), vec![trailers(&pseudo)]),
+            (of_length("5"), vec![data(0, b"hello"), data(end, b"!")]),
+            (of_length("5"), vec![data(0, b"hell"), data(0, b"o!")]),
+            (of_length("5"), vec![data(0, b"hello"), data(0, b"!")]),
+            (of_length("5"), vec![data(0, b"hell"), data(end, b"")]),
+            (of_length("5"), vec![data(0, b"hell"), trailers(&block(&[("x", "1")]))]),
+            (of_length("5"), vec![data(0, b"hello"), trailers(&pseudo)]),
+            (chunked.clone(), vec![data(0, b"hello"), trailers(&pseudo)]),
+            (chunked.clone(), vec![data(0, b"hello"), frame(1, 13, 1, &padded)]),
+            // Of the static table: `:path: /`.
+            (chunked.clone(), vec![data(0, b"hello"), trailers(&[0x84])]),
+            (
+                chunked.clone(),
+                vec![data(0, b"hello"), frame(1, 1, 1, &pseudo[..3]), frame(9, 4, 1, &pseudo[3..])],
+            ),
+        ];
+        for (head, frames) in table {
+            let mut client = edge.connect().await;
+            client.open_h2().await;
+            client.send_bytes(&frame(1, 4, 1, &head)).await;
+            // The head is on its way before what follows.
+            turns().await;
+            for frame in &frames {
+                client.send_bytes(frame).await;
+                turns().await;
+            }
+            let reset = client.frame_of(RST_STREAM).await;
+            assert_eq!((reset.stream, reset.payload[3]), (1, 1), "{frames:x?}");
+            client.send_bytes(&frame(1, 5, 3, &block(&GET))).await;
+            assert_eq!(client.frame_of(0).await.payload, b"ok", "{frames:x?}");
+            let seen = requests.recv().await.unwrap();
+            assert!(!seen.contains("content-length") && !seen.contains("chunked"), "{frames:x?}: {seen}");
+            requests.try_recv().unwrap_err();
+        }
+        for (head, frames) in [
+            (of_length("0"), vec![data(end, b"")]),
+            (of_length("0"), vec![data(0, b""), trailers(&block(&[("x", "1")]))]),
+            (of_length("5"), vec![data(0, b"hello"), data(end, b"")]),
+            (of_length("5"), vec![data(0, b"hello"), trailers(&block(&[("x", "1")]))]),
+            (chunked, vec![data(0, b"hello"), trailers(&block(&[("x", "1"), ("x", "2"), ("y", "3")]))]),
+        ] {
+            let mut client = edge.connect().await;
+            client.open_h2().await;
+            client.send_bytes(&frame(1, 4, 1, &head)).await;
+            for frame in &frames {
+                client.send_bytes(frame).await;
+                turns().await;
+            }
+            assert_eq!(client.frame_of(0).await.payload, b"ok", "{frames:x?}");
+            requests.recv().await.unwrap();
+        }
+    });
+}
+
 /// The rule of HTTP/1 holds: here it was refused what there is taken for the same (RFC 9113, section 8.3.1).
 #[test]
 fn a_host_that_says_the_same_in_other_words() {

@@ -59,13 +59,6 @@ fn the_preface_may_come_in_pieces() {
     });
 }
 
-/// Gives the edge's task, which shares this thread, its turns.
-async fn turns() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[test]
 fn what_only_begins_like_the_preface_is_http_1() {
     run(async {
