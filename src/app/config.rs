@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn the_core_and_the_settings_have_the_same_defaults() {
         let settings = Settings::load(None, []).unwrap();
-        let Options { version, kinds, work, .. } = Options::default();
-        let ours = Options { version, kinds, work, ..options(&settings) };
+        let Options { version, kinds, work, losses, .. } = Options::default();
+        let ours = Options { version, kinds, work, losses, ..options(&settings) };
         assert_eq!(format!("{ours:?}"), format!("{:?}", Options::default()));
 
         let ListenOptions { backlog, unix_mode, .. } = ListenOptions::default();

@@ -1,6 +1,8 @@
 """A gRPC client (grpcio) of a proxy that answers by itself: every kind of call must end with `--code`, with `--words` and
 the id of the request in its message, and with that id in its metadata."""
 
+import os
+
 import grpc
 
 import peer
@@ -9,7 +11,9 @@ KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 
 
 def call(channel, kind, options):
-    metadata = tuple((f"x-{number}", "more") for number in range(options.metadata))
+    # The server wants to know each call from the others.
+    metadata = (("x-call", f"{os.getpid()}-{kind}"),)
+    metadata += tuple((f"x-{number}", "more") for number in range(options.metadata))
     method = getattr(channel, kind)(f"/exuvia.Peer/{options.method}")
     request = iter([b"one"]) if kind.startswith("stream") else b"one"
     try:
