@@ -97,12 +97,14 @@ fn generation_row(one: &GenerationStatus) -> [String; 7] {
 /// What an upgrade has cost, or may still.
 fn cost_line(past: &PastUpgrade, generations: &[GenerationStatus]) -> String {
     let leaver = past.leaver();
-    let left = generations.iter().find(|one| one.generation == leaver).and_then(|one| one.left_ms);
-    match (&past.cost, left) {
+    let alive = generations.iter().find(|one| one.generation == leaver);
+    match (&past.cost, alive.map(|one| one.left_ms)) {
         (Some(cost), _) => format!("{} cut or lost by generation {leaver}", cost_words(cost)),
-        (None, Some(left)) => {
+        (None, Some(Some(left))) => {
             format!("generation {leaver} drains, and cuts what is left in {}", roughly(left))
         }
+        // It has not answered in time.
+        (None, Some(None)) => format!("generation {leaver} drains"),
         (None, None) => "nothing is known of what it cost".to_owned(),
     }
 }

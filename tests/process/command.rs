@@ -220,7 +220,7 @@ fn the_status_shows_who_serves_who_drains_and_where() {
     row(&["control", &exuvia.control().display().to_string()]);
     row(&["admin", &format!("http://{}", report["admin"].as_str().unwrap())]);
     // The new process knows how it came to be.
-    row(&["last", "upgrade", "committed"]);
+    row(&["last", "upgrade", "committed;", "generation", "1"]);
     row(&["1", &old.to_string(), version, "draining"]);
     row(&["2", &new.to_string(), version, "serving"]);
     row(&["web", &exuvia.address().to_string()]);

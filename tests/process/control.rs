@@ -133,10 +133,11 @@ fn an_upgrade_can_be_followed_line_by_line() {
         );
     }
     let phases: Vec<_> = documents.iter().map(|document| document["phase"].as_str().unwrap()).collect();
-    assert_eq!(phases, ["started", "ready", "ended"]);
+    assert_eq!(phases, ["started", "ready", "draining", "ended"]);
     assert_eq!(documents[0]["generation"], 2);
     assert_eq!(documents[1]["probation_ms"], 100);
-    assert_eq!(documents[2]["result"], "committed");
+    assert_eq!((&documents[2]["generation"], &documents[2]["connections"]), (&json!(1), &json!(0)));
+    assert_eq!(documents[3]["result"], "committed");
     assert_eq!(documents[0]["pid"], exuvia.pid());
     assert_eq!(exuvia.status()["last_upgrade"], json!({ "result": "committed" }));
     assert_eq!(exuvia.stop(), 0);

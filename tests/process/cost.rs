@@ -46,19 +46,21 @@ fn hold(exuvia: &Exuvia) -> Vec<Client> {
 #[test]
 fn the_commands_say_what_the_deadline_has_cut() {
     let upstream = silent();
-    let exuvia = Exuvia::start(&settings(&upstream, "2s"));
+    let exuvia = Exuvia::start(&settings(&upstream, "4s"));
     let old = exuvia.pid();
     let held = hold(&exuvia);
     let said = exuvia.upgrade().text();
     assert!(said.contains("generation 1 finishes 3 connections, and cuts what is left in "), "{said}");
-    let status = exuvia.ask(&["status"]).text();
-    assert!(status.contains("committed; generation 1 drains, and cuts what is left in "), "{status}");
+    let drains = "committed; generation 1 drains, and cuts what is left in ";
+    eventually("the status tells of the drain", || {
+        exuvia.ask(&["status"]).text().contains(drains).then_some(())
+    });
 
     eventually("the old process is gone", || (!is_alive(old)).then_some(()));
     let cost = "3 connections, 2 requests, 1 tunnel";
     let status = eventually("the cost is known", || {
         let status = exuvia.ask(&["status"]).text();
-        (!status.contains("drains, and cuts")).then_some(status)
+        (!status.contains("generation 1 drains")).then_some(status)
     });
     assert!(status.contains(&format!("committed; {cost} cut or lost by generation 1")), "{status}");
     let json = exuvia.status();
