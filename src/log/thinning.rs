@@ -22,8 +22,9 @@ use crate::restart::Tally;
 /// The fields that make lines of one place in the code different kinds. None may take values that clients choose.
 const KEYS: [&str; 4] = ["server", "upstream", "listener", "label"];
 
-/// Who is never thinned: they log what an upgrade does, and what the log itself has left out.
-const EXEMPT: [&str; 4] = ["exuvia::restart::driver", "exuvia::app", "exuvia::supervise", "exuvia::log"];
+/// Who is never thinned: they log what an upgrade does and what it cuts, and what the log itself has left out.
+const EXEMPT: [&str; 5] =
+    ["exuvia::restart::driver", "exuvia::app", "exuvia::supervise", "exuvia::log", "exuvia::cut"];
 
 /// One line of a kind in this time.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);

@@ -19,10 +19,19 @@ use super::grpc;
 /// The field that tells a client the id of its request, and, where the settings say so, a server.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Logs with the fields that name a request: `log_request!(warn, identity, field = value, "message")`.
+/// Logs with the fields that name a request: `log_request!(warn, identity, field = value, "message")`. With `each`
+/// before the level, none of these lines is left out, however many there are: what the deadline of a drain cuts.
 macro_rules! log_request {
-    ($level:ident, $identity:expr, $($rest:tt)+) => {
+    (each $level:ident, $($rest:tt)+) => {
+        // `log/thinning.rs` knows the target.
+        log_request!(@to "exuvia::cut", $level, $($rest)+)
+    };
+    ($level:ident, $($rest:tt)+) => {
+        log_request!(@to module_path!(), $level, $($rest)+)
+    };
+    (@to $target:expr, $level:ident, $identity:expr, $($rest:tt)+) => {
         tracing::$level!(
+            target: $target,
             id = %$identity.id(),
             method = %$identity.method(),
             host = %$identity.host(),

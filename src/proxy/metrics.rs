@@ -348,7 +348,7 @@ impl Drop for Flight {
             if self.metrics.cutting.get() {
                 let age_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let end = end.as_str();
-                log_request!(warn, self.identity, end, age_ms, "a request was cut: its process ends");
+                log_request!(each warn, self.identity, end, age_ms, "a request was cut: its process ends");
             }
         }
         // A connection of HTTP/1 would keep its buffer while it rests.

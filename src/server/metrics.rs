@@ -283,7 +283,7 @@ impl Drop for Carried {
         self.metrics.shard.add(self.columns.ended[end as usize], 1);
         if let TunnelEnd::Dropped = end {
             let age_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            log_request!(warn, self.request, age_ms, "a tunnel was cut: its process ends");
+            log_request!(each warn, self.request, age_ms, "a tunnel was cut: its process ends");
         }
     }
 }

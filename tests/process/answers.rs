@@ -71,6 +71,10 @@ fn an_answer_that_is_broken_off_names_its_request() {
         &exuvia,
         &["WARN", "an answer was broken off", "method=GET", "path=/by-http1 ", "client=127.0.0.1:"],
     );
+    assert_eq!(exuvia.stop(), 0);
+
+    // A second one, because of lines of one kind only one is written in a second.
+    let exuvia = Exuvia::start(&upstream.settings());
     let url = format!("http://{}/by-http2", exuvia.address());
     let said =
         ["--http2-prior-knowledge", "--write-out", "%{http_version} %{errormsg}", "--output", "/dev/null"];
