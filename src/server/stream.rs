@@ -74,10 +74,9 @@ impl Downstream {
         }
         match &self.kind {
             Kind::Plain(stream) => Ok(crate::restart::unread_bytes(stream)? > 0),
-            Kind::Tls { stream, holds } => {
-                let records = stream.records();
-                Ok(*holds || records.is_within() || records.get_ref().has_unread()?)
-            }
+            Kind::Tls { holds: true, .. } => Ok(true),
+            Kind::Tls { stream, .. } if stream.records().is_within() => Ok(true),
+            Kind::Tls { stream, .. } => stream.records().get_ref().has_unread(),
         }
     }
 

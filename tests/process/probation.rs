@@ -54,10 +54,13 @@ fn who_upgrades_is_told_what_the_new_process_has_answered() {
     let trial = exuvia.status()["trial"].clone();
     assert_eq!((&trial["generation"], &trial["done"]), (&json!(2), &json!({"5xx": 3})), "{trial}");
     assert!(exuvia.ask(&["status"]).out.contains("generation 2 has answered 3 requests (3 5xx);"));
-    let page: Value = serde_json::from_slice(&get(admin, "/status.json").unwrap().body).unwrap();
-    let candidate =
-        page["generations"].as_array().unwrap().iter().find(|one| one["generation"] == 2).unwrap();
-    assert_eq!(candidate["answers"], json!({"5xx": 3}), "{page}");
+    // The page's document is made once a second.
+    eventually("the page has them", || {
+        let page: Value = serde_json::from_slice(&get(admin, "/status.json").unwrap().body).unwrap();
+        let generations = page["generations"].as_array()?.clone();
+        let candidate = generations.iter().find(|one| one["generation"] == 2)?;
+        (candidate["answers"] == json!({"5xx": 3})).then_some(())
+    });
     assert_eq!(exuvia.ask(&["rollback"]).code, 0);
     upgrade.answer().failed_with(&["rolled back"]);
     drop(kept);
