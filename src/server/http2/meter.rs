@@ -104,7 +104,7 @@ impl Meter {
         self.outbound = follower;
     }
 
-    /// At least so many bytes of a frame that has begun to go to the client are still to go; 0 between two frames.
+    /// At least so many bytes are still to go to the client before a frame of another's may; 0 between two frames.
     pub(super) fn unsent(&self) -> usize {
         self.outbound.left()
     }
@@ -189,6 +189,7 @@ pub(super) const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR and REFUSED_STREAM: what a client brings
 /// upon itself. Others, such as INTERNAL_ERROR, are no fault of its.
@@ -235,6 +236,8 @@ struct Follower {
     frame: Option<Frame>,
     /// Bytes of it that are still to come.
     skip: u32,
+    /// Whether CONTINUATION must come next, and nothing before it (RFC 9113, section 6.10).
+    is_block_open: bool,
 }
 
 impl Follower {
@@ -267,6 +270,7 @@ impl Follower {
             let frame = self.frame();
             self.skip = if frame.code.is_some() { frame.length - 4 } else { frame.length };
             self.have = 0;
+            self.is_block_open = matches!(frame.kind, HEADERS | CONTINUATION) && !frame.has(END_HEADERS);
             on(Passed::Begin(frame));
             match self.skip {
                 0 => on(Passed::End(frame)),
@@ -275,9 +279,10 @@ impl Follower {
         }
     }
 
-    /// At least so many bytes of a frame that has begun are to come.
+    /// At least so many bytes are to come before another frame may.
     fn left(&self) -> usize {
         match self.have {
+            0 if self.skip == 0 && self.is_block_open => HEAD,
             0 => usize::try_from(self.skip).unwrap_or(usize::MAX),
             have => self.wanted() - have,
         }

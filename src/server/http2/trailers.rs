@@ -6,9 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::meter::{CONTINUATION, Frame, HEADERS};
+use super::meter::{CONTINUATION, END_HEADERS, Frame, HEADERS};
 
-const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 

@@ -174,3 +174,17 @@ async fn what_the_client_owes() {
     meter.received(&frame(PING, ACK, &[0; 8]), Instant::now());
     assert_eq!(meter.owes(), None);
 }
+
+/// Our own GOAWAY went between two frames, also where the next one must be CONTINUATION.
+#[test]
+fn nothing_goes_between_the_frames_of_a_head() {
+    let (now, mut meter) = (Instant::now(), meter(3, 10));
+    let (head, rest) = (frame(HEADERS, END_STREAM, &[0; 50]), frame(CONTINUATION, END_HEADERS, &[0; 20]));
+    assert_eq!(meter.unsent(), 0);
+    for part in [&head[..5], &head[5..30], &head[30..], &rest[..12]] {
+        meter.sent(part, now);
+        assert!(meter.unsent() > 0);
+    }
+    meter.sent(&rest[12..], now);
+    assert_eq!(meter.unsent(), 0);
+}
