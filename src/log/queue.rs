@@ -193,17 +193,20 @@ impl Writer {
     }
 
     fn run(mut self) {
-        let mut batch = Vec::new();
+        let (mut batch, mut is_summed_up) = (Vec::new(), false);
         loop {
+            // Before the queue is looked at: what was put into it before the end is written.
+            let is_finishing = self.is_finishing();
             let item = match self.items.try_recv() {
                 Ok(item) => Ok(item),
                 Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) => {
                     self.write(&mut batch);
-                    if self.is_finishing() {
-                        if !self.summarise(true) {
+                    if is_finishing {
+                        if is_summed_up || !self.summarise(true) {
                             break;
                         }
+                        is_summed_up = true;
                         continue;
                     }
                     match self.summary {
@@ -248,8 +251,9 @@ impl Writer {
             return;
         }
         if self.output.write_all(batch).is_err() {
-            // Nobody will read it. There is nowhere to say so but in the counters.
-            self.shared.drop_lines(count(batch));
+            // Nobody will read it. There is nowhere to say so but in the counters: a line about it would be the next one
+            // that cannot be written.
+            self.shared.dropped.add(count(batch));
         }
         batch.clear();
         // Whatever was left out was left out around a line that was written.
@@ -273,6 +277,9 @@ impl Writer {
         for (about, suppressed) in self.thinning.take_overdue(all) {
             tracing::warn!(suppressed, "more lines of this kind: {about}");
             said = true;
+        }
+        if self.shared.untold.load(Relaxed) > 0 || self.thinning.is_owing() {
+            self.summary = Some(Instant::now() + PERIOD);
         }
         said
     }
@@ -364,6 +371,6 @@ mod tests {
         drop(reader);
         queue.offer(b"one\ntwo\n".to_vec());
         queue.finish(PATIENCE);
-        assert_eq!(dropped(&queue), 2);
+        assert_eq!((dropped(&queue), queue.shared.untold.load(Relaxed)), (2, 0), "nobody can be told of it");
     }
 }

@@ -20,7 +20,7 @@ use super::queue::Counter;
 use crate::restart::Tally;
 
 /// The fields that make lines of one place in the code different kinds. None may take values that clients choose.
-const KEYS: [&str; 4] = ["server", "upstream", "listener", "label"];
+const KEYS: [&str; 5] = ["server", "upstream", "name", "listener", "label"];
 
 /// Who is never thinned: they log what an upgrade does and what it cuts, and what the log itself has left out.
 const EXEMPT: [&str; 5] =
@@ -124,6 +124,11 @@ impl Thinning {
             }
         }
         taken
+    }
+
+    /// Whether anything was suppressed that nobody has been told of.
+    pub(super) fn is_owing(&self) -> bool {
+        self.places.iter().any(|place| place.suppressed.load(Relaxed) > 0)
     }
 
     fn now_ms(&self) -> u64 {
