@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use nix::sys::signal::Signal::{SIGSTOP, SIGTSTP};
+use nix::sys::signal::Signal::{SIGTSTP, SIGTTOU};
 use nix::sys::signal::raise;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -110,8 +110,9 @@ pub(super) async fn run(socket: &Path, json: bool, screen: &mut Screen) -> Resul
             Wish::Pause => {
                 screen.leave();
                 keys.iter().for_each(Keys::give_back);
-                // It returns when the process is to go on.
-                raise(SIGSTOP).ok();
+                // It returns when the process is to go on. Unlike SIGSTOP, this signal stops nobody whom no shell could
+                // continue.
+                raise(SIGTTOU).ok();
                 keys.iter().for_each(Keys::take_again);
             }
         }

@@ -175,6 +175,7 @@ impl Exchange {
                 };
                 match sent {
                     Sent::Answered(response) => {
+                        turns.answered(server);
                         server.metrics().answered(response.status(), sent_at);
                         return Ok((response, server.address()));
                     }

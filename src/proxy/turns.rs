@@ -46,6 +46,13 @@ impl Turns {
         }
     }
 
+    /// One of them has answered. One that is tried again may do that on a connection that was kept.
+    pub(super) fn answered(&self, server: &Server) {
+        if server.standing().is_probed() {
+            self.connected(server);
+        }
+    }
+
     /// One of them could not.
     pub(super) fn failed(&self, server: &Server, error: &Error) {
         // One that is full is up.
@@ -53,7 +60,8 @@ impl Turns {
             && server.standing().fail(Instant::now())
             && self.servers.len() > 1
         {
-            tracing::warn!(%error, "cannot connect to a server; others are tried before it for a while");
+            let server = server.address();
+            tracing::warn!(%server, %error, "cannot connect to a server; others are tried before it for a while");
         }
     }
 

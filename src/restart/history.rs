@@ -147,10 +147,12 @@ impl History {
 
     /// A generation is dead, and this is what it did not finish.
     pub(super) fn lost(&mut self, generation: u32, cost: Cost) {
+        // The number of one that was never ready is given out again: there may be an entry of its namesake.
+        let is_under_way = self.under_way.as_ref().is_some_and(|under_way| under_way.to == generation);
         match self.past.iter_mut().rev().find(|past| past.leaver() == generation) {
-            Some(past) => past.cost = Some(cost),
+            Some(past) if !is_under_way => past.cost = Some(cost),
             // Its upgrade ends by that.
-            None => self.unclaimed = Some((generation, cost)),
+            _ => self.unclaimed = Some((generation, cost)),
         }
     }
 }
@@ -244,6 +246,11 @@ mod tests {
         history.end(&Verdict::Failed(Failure::new("probation", "killed")), "", 3000);
         assert_eq!(history.past[0].cost, Some(cost(1)));
         assert_eq!(history.past[1].cost, Some(cost(7)));
+        // The next of that number.
+        history.under_way = Some(under_way(2));
+        history.lost(3, cost(9));
+        history.end(&Verdict::Failed(Failure::new("probation", "killed")), "", 4000);
+        assert_eq!((&history.past[1].cost, &history.past[2].cost), (&Some(cost(7)), &Some(cost(9))));
         assert_eq!(cost_words(&cost(1)), "1 request, 2 tunnels");
         assert_eq!(cost_words(&Cost::new()), "nothing");
     }

@@ -51,6 +51,11 @@ impl Standing {
         self.down_until.get().is_some()
     }
 
+    /// Whether somebody tries it again.
+    pub(in crate::proxy) fn is_probed(&self) -> bool {
+        self.is_probed.get()
+    }
+
     /// Whether others are to be tried before it.
     pub(in crate::proxy) fn is_down(&self, now: Instant) -> bool {
         self.down_until.get().is_some_and(|until| now < until)

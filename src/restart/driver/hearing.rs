@@ -91,6 +91,8 @@ impl Driver {
         }
         let mut descriptors = descriptors.into_iter();
         let (Some(segment), Some(pidfd)) = (descriptors.next(), descriptors.next()) else { return };
+        // Should this one take over, it gives out no number a second time.
+        self.last_generation = self.last_generation.max(generation);
         let change = self.ledger.adopt(segment);
         self.settle(change);
         if let Err(error) = self.deaths.watch(generation, pidfd) {
