@@ -54,7 +54,8 @@ impl Sum {
             so_far.failed += slice.failed.values().sum::<u64>();
             so_far.disturbances += slice.disturbances.values().sum::<u64>();
         }
-        if let Some((_, last)) = self.slices.last_key_value() {
+        // One that has just begun may have nothing but a disturbance.
+        if let Some(last) = self.slices.values().rev().find(|slice| !slice.latency.is_empty()) {
             so_far.p50 = millis(last.latency.value_at_quantile(0.5));
             so_far.p99 = millis(last.latency.value_at_quantile(0.99));
         }
